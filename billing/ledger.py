@@ -1,0 +1,334 @@
+"""
+The ledger: writes finished calls to the database, exactly once, in one transaction.
+
+    fence → spend logs → customers → totals        (lock order: docs/locking.md)
+
+The fence moves the journal's checkpoint from where it is known to be; of two
+recorders only one succeeds. Sums are integers of nano-dollars. Reading the journal
+and retrying is in `recorder.py`.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from django.db import connection, transaction
+
+from billing.journal import Position
+from billing.models import SpendLog, SpendTotal
+from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
+from billing.records import CallRecords, Closed
+
+_SPENT_NOTHING = frozenset({SpendLog.Status.FAILURE, SpendLog.Status.REFUSED, SpendLog.Status.NOT_SENT})
+
+
+class LostFence(Exception):
+    """Another recorder moved this journal's checkpoint: what we read must not be booked by us."""
+
+
+class Booking(NamedTuple):
+    """A stretch of one journal: its finished calls, and the positions before and behind them."""
+
+    journal_id: uuid.UUID
+    calls: Sequence[CallRecords]
+    before: Position
+    behind: Position
+
+
+def book(booking: Booking) -> None:
+    """Write the calls and move the checkpoint, together or not at all.
+
+    Raises: LostFence; any database error, with nothing written.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        move_checkpoint(cursor, booking.journal_id, booking.before, booking.behind)
+        if booking.calls:
+            _insert_logs(cursor, booking.calls)
+            _upsert_customers(cursor, booking.calls)
+            _add_totals(cursor, booking.calls)
+
+
+def move_checkpoint(cursor: Any, journal_id: uuid.UUID, before: Position, behind: Position) -> None:
+    """The fence: take the checkpoint from `before` to `behind`. Raises: LostFence."""
+    journal, now = _uuid(journal_id.bytes), datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
+    if before == Position(0, 0):
+        cursor.execute(
+            "INSERT INTO billing_journalcheckpoint (journal_id, segment, position, finished, updated_at) "
+            "VALUES (%s, 0, 0, %s, %s) ON CONFLICT (journal_id) DO NOTHING",
+            [journal, False, now],
+        )
+    cursor.execute(
+        "UPDATE billing_journalcheckpoint SET segment = %s, position = %s, updated_at = %s "
+        "WHERE journal_id = %s AND segment = %s AND position = %s",
+        [behind.segment, behind.offset, now, journal, before.segment, before.offset],
+    )
+    if cursor.rowcount != 1:
+        raise LostFence(f"journal {journal_id} is no longer at {before.segment}:{before.offset}")
+
+
+# -- spend logs --------------------------------------------------------------------
+
+_LOG_COLUMNS = (
+    "id", "started_at", "ended_at", "dialect", "streamed", "status", "http_status", "error_type",
+    "error_message", "customer_id", "key_id", "team_id", "user_id", "tags", "session_id", "user_agent",
+    "client_tool", "client_call_id", "client_left", "model", "deployment_id", "upstream", "provider",
+    "upstream_model", "response_id", "service_tier", "attempts", "usage_source", "input_uncached",
+    "cache_read", "cache_write_5m", "cache_write_1h", "output_text", "reasoning", "input_audio",
+    "output_audio", "input_image", "output_image", "web_searches", "price_id", "cost", "charge",
+    "latency_ms", "first_token_ms", "metadata", "request_body", "response_body",
+)  # fmt: skip
+_COLUMN_LIST = ", ".join(f'"{name}"' for name in _LOG_COLUMNS)
+_to_json = msgspec.json.Encoder().encode
+
+
+def _insert_logs(cursor: Any, calls: Sequence[CallRecords]) -> None:
+    rows = map(_log_row, calls)
+    if connection.vendor == "postgresql":
+        with cursor.copy(f"COPY billing_spendlog ({_COLUMN_LIST}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+    else:
+        marks = ", ".join(["%s"] * len(_LOG_COLUMNS))
+        cursor.executemany(
+            f"INSERT INTO billing_spendlog ({_COLUMN_LIST}) VALUES ({marks})",
+            list(rows),
+        )
+
+
+def _log_row(call: CallRecords) -> tuple:
+    """Return the values of `_LOG_COLUMNS`, as texts and numbers that every database takes."""
+    opened, closed = call.opened, call.closed
+    first_token_us = closed.first_token_us
+    return (
+        _uuid(opened.call_id),
+        _timestamp(opened.started_us),
+        _timestamp(closed.ended_us),
+        opened.dialect,
+        opened.streamed,
+        closed.status,
+        closed.http_status,
+        closed.error_type,
+        closed.error_message,
+        opened.customer_id,
+        None if opened.key_id is None else _uuid(opened.key_id),
+        opened.team_id,
+        opened.user_id,
+        _to_json(opened.tags).decode() if opened.tags else "[]",
+        opened.session_id,
+        opened.user_agent,
+        opened.client_tool,
+        opened.client_call_id,
+        closed.client_left,
+        opened.model,
+        closed.deployment_id,
+        closed.upstream,
+        closed.provider,
+        closed.upstream_model,
+        closed.response_id,
+        closed.service_tier,
+        _to_json(closed.attempts).decode() if closed.attempts else "[]",
+        closed.usage_source,
+        *closed.usage,
+        closed.price_id,
+        closed.cost_nano,
+        closed.charge_nano,
+        max(0, closed.ended_us - opened.started_us) // 1000,
+        None if first_token_us is None else max(0, first_token_us) // 1000,
+        _to_json(opened.metadata).decode() if opened.metadata else "{}",
+        opened.request_body,
+        closed.response_body,
+    )
+
+
+def _uuid(raw: bytes) -> str:
+    """Return a UUID as both databases take it: SQLite stores 32 hex digits, PostgreSQL reads them."""
+    return raw.hex()
+
+
+def _timestamp(us: int) -> str:
+    """Return Unix microseconds as naive UTC: SQLite stores that, PostgreSQL's session is in UTC."""
+    return datetime.fromtimestamp(us / 1_000_000, UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+# -- customers and totals ------------------------------------------------------------
+
+
+def _upsert_customers(cursor: Any, calls: Iterable[CallRecords]) -> None:
+    """Make the customers that are seen for the first time; leave all others as they are (H12)."""
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
+    seen = {
+        call.opened.customer_id
+        for call in calls
+        if call.opened.customer_id and call.closed.status not in _SPENT_NOTHING
+    }
+    _insert_many(
+        cursor,
+        "INSERT INTO customers_customer (id, alias, blocked, allowed_model_region, default_model, metadata, "
+        "created_at, updated_at)",
+        (("text", "id"),),
+        [(customer_id,) for customer_id in sorted(seen)],
+        "{id}, '', FALSE, '', '', '{{}}', " + f"'{now}', '{now}'",
+        "ON CONFLICT (id) DO NOTHING",
+    )
+
+
+_TOTAL_COLUMNS = (
+    ("text", "holder_type"),
+    ("text", "holder_id"),
+    ("bigint", "cost"),
+    ("bigint", "charge"),
+    ("bigint", "calls"),
+    ("bigint", "failed_calls"),
+    ("bigint", "unpriced_calls"),
+    ("bigint", "prompt_tokens"),
+    ("bigint", "completion_tokens"),
+    ("timestamptz", "last_call_at"),
+)
+
+
+def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
+    """Add each call to the all-time totals of every holder it has."""
+    totals: dict[tuple[str, str], list[int]] = {}
+    for call in calls:
+        amounts = _amounts(call)
+        for holder in _holders(call):
+            total = totals.get(holder)
+            if total is None:
+                totals[holder] = amounts.copy()
+            else:
+                for i in range(7):
+                    total[i] += amounts[i]
+                total[7] = max(total[7], amounts[7])
+    rows = [(*holder, *amounts[:7], _timestamp(amounts[7])) for holder, amounts in sorted(totals.items())]
+    names = [name for _, name in _TOTAL_COLUMNS]
+    table = SpendTotal._meta.db_table
+    later = "GREATEST" if connection.vendor == "postgresql" else "MAX"
+    added = ", ".join(f"{name} = {table}.{name} + EXCLUDED.{name}" for name in names[2:-1])
+    _insert_many(
+        cursor,
+        f"INSERT INTO {table} ({', '.join(names)})",
+        _TOTAL_COLUMNS,
+        rows,
+        ", ".join(f"{{{name}}}" for name in names),
+        f"ON CONFLICT (holder_type, holder_id) DO UPDATE SET {added}, "
+        f"last_call_at = {later}({table}.last_call_at, EXCLUDED.last_call_at)",
+    )
+
+
+def _amounts(call: CallRecords) -> list[int]:
+    closed, usage = call.closed, call.closed.usage
+    return [
+        closed.cost_nano or 0,
+        closed.charge_nano or 0,
+        1,
+        1 if closed.status in _SPENT_NOTHING else 0,
+        1 if closed.cost_nano is None else 0,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        call.opened.started_us,
+    ]
+
+
+def _holders(call: CallRecords) -> Iterable[tuple[str, str]]:
+    """Yield (type, id) of everyone this call's spend counts for."""
+    opened = call.opened
+    yield (HolderType.GATEWAY.value, GATEWAY_ID)
+    yield (
+        HolderType.KEY.value,
+        MASTER_KEY_ID if opened.key_id is None else str(uuid.UUID(bytes=opened.key_id)),
+    )
+    if opened.team_id:
+        yield (HolderType.TEAM.value, opened.team_id)
+        if opened.user_id:
+            yield (HolderType.TEAM_MEMBER.value, team_member_id(opened.team_id, opened.user_id))
+    if opened.user_id:
+        yield (HolderType.USER.value, opened.user_id)
+    if opened.customer_id:
+        yield (HolderType.CUSTOMER.value, opened.customer_id)
+    for tag in opened.tags:
+        yield (HolderType.TAG.value, tag)
+
+
+def _insert_many(
+    cursor: Any,
+    insert: str,
+    columns: Sequence[tuple[str, str]],
+    rows: Sequence[tuple],
+    values: str,
+    conflict: str,
+) -> None:
+    """Insert `rows`, in their order, in one statement on PostgreSQL, one each on SQLite.
+
+    columns: (PostgreSQL type, name) of each row's values; values: the SELECT list,
+    with `{name}` where a row's value goes. All of it is our own text.
+    """
+    if not rows:
+        return
+    names = [name for _, name in columns]
+    if connection.vendor == "postgresql":
+        arrays = ", ".join(f"%s::{type_}[]" for type_, _ in columns)
+        select = values.format(**{name: name for name in names})
+        cursor.execute(
+            f"{insert} SELECT {select} FROM unnest({arrays}) AS given({', '.join(names)}) {conflict}",
+            [list(column) for column in zip(*rows, strict=True)],
+        )
+    else:
+        select = values.format(**dict.fromkeys(names, "%s"))
+        cursor.executemany(f"{insert} VALUES ({select}) {conflict}", rows)
+
+
+# -- what cannot be booked as it is --------------------------------------------------
+
+
+def quarantined(call: CallRecords, problem: str) -> CallRecords:
+    """Return a minimal, always storable form of a call that the database refused: with its cost (J4)."""
+    opened, closed = call.opened, call.closed
+    minimal = type(opened)(
+        call_id=opened.call_id,
+        started_us=min(max(opened.started_us, 0), _LAST_STORABLE_US),
+        dialect="unknown",
+        model="",
+        streamed=False,
+    )
+    storable = closed.cost_nano is not None and abs(closed.cost_nano) < 1 << 62
+    return CallRecords(
+        minimal,
+        Closed(
+            call_id=opened.call_id,
+            ended_us=minimal.started_us,
+            status=SpendLog.Status.QUARANTINED.value,
+            error_type="quarantined",
+            error_message=problem[:400].encode("ascii", "replace").decode().replace("\0", "?"),
+            usage_source=SpendLog.UsageSource.NONE.value,
+            cost_nano=closed.cost_nano if storable else None,
+            charge_nano=closed.charge_nano if storable else None,
+        ),
+    )
+
+
+_LAST_STORABLE_US = 4_102_444_800_000_000  # the year 2100
+
+
+def booked_ids(call_ids: Iterable[bytes]) -> set[bytes]:
+    """Return which of these calls have a row."""
+    ids = [uuid.UUID(bytes=call_id) for call_id in call_ids]
+    found = SpendLog.objects.filter(pk__in=ids).values_list("pk", flat=True)
+    return {call_id.bytes for call_id in found}
+
+
+class _Undo(Exception):
+    """Ends a rehearsal."""
+
+
+def rehearse(call: CallRecords) -> None:
+    """Write one call and undo it. Raises: what the database has against it."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            _insert_logs(cursor, [call])
+            _upsert_customers(cursor, [call])
+            _add_totals(cursor, [call])
+            raise _Undo
+    except _Undo:
+        return

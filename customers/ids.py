@@ -1,0 +1,33 @@
+"""
+Identifiers: UUIDv7 for rows that are read in the order of time.
+
+Layout: RFC 9562, section 5.7: 48 bits of Unix milliseconds, then random bits.
+Python gains `uuid.uuid7` in 3.14; we support 3.11.
+"""
+
+import os
+import uuid
+from datetime import UTC, datetime
+
+_VERSION_7 = 0x7 << 76
+_VARIANT = 0x2 << 62
+_RANDOM_A = 0xFFF << 64
+_RANDOM_B = (1 << 62) - 1
+
+
+def uuid7_at(milliseconds: int) -> uuid.UUID:
+    """Return a new UUIDv7 of the given Unix time in milliseconds."""
+    random = int.from_bytes(os.urandom(10), "big")
+    return uuid.UUID(
+        int=milliseconds << 80 | _VERSION_7 | (random & _RANDOM_A) | _VARIANT | (random & _RANDOM_B)
+    )
+
+
+def first_uuid7_at(at: datetime) -> uuid.UUID:
+    """Return the smallest UUIDv7 of that millisecond: a bound for range queries."""
+    return uuid.UUID(int=int(at.timestamp() * 1000) << 80 | _VERSION_7 | _VARIANT)
+
+
+def time_of(uuid7: uuid.UUID) -> datetime:
+    """Return the instant a UUIDv7 was made for, to the millisecond."""
+    return datetime.fromtimestamp((uuid7.int >> 80) / 1000, tz=UTC)

@@ -1,0 +1,23 @@
+"""Who calls, and what they may spend."""
+
+from customers.models.budget import Budget
+from customers.models.change import Change, ChangeCounter, TrackedModel, record_changes
+from customers.models.customer import Customer
+from customers.models.key import VirtualKey
+from customers.models.tag import Tag
+from customers.models.team import Team, TeamMembership
+from customers.models.user import User
+
+__all__ = [
+    "Budget",
+    "Change",
+    "ChangeCounter",
+    "Customer",
+    "Tag",
+    "Team",
+    "TeamMembership",
+    "TrackedModel",
+    "User",
+    "VirtualKey",
+    "record_changes",
+]

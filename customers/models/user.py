@@ -1,0 +1,47 @@
+"""The internal user: who owns keys, and who logs into the admin."""
+
+import uuid
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser, UserManager
+from django.db import models
+
+from customers.models.budget import Budget
+from customers.models.change import TrackedModel, TrackedQuerySet
+
+
+def new_user_id() -> str:
+    return str(uuid.uuid4())
+
+
+class TrackedUserManager(UserManager.from_queryset(TrackedQuerySet)):  # type: ignore[misc]
+    """Django's user manager over our queryset."""
+
+
+class User(TrackedModel, AbstractUser):
+    """A platform user. Not a customer: customers are billed, users work here."""
+
+    class Role(models.TextChoices):
+        PROXY_ADMIN = "proxy_admin", "proxy admin"
+        PROXY_ADMIN_VIEWER = "proxy_admin_viewer", "proxy admin viewer"
+        INTERNAL_USER = "internal_user", "internal user"
+        INTERNAL_USER_VIEWER = "internal_user_viewer", "internal user viewer"
+
+    id = models.CharField("user id", primary_key=True, max_length=255, default=new_user_id)
+    alias = models.CharField("name", max_length=255, blank=True)
+    role = models.CharField(max_length=30, choices=Role, default=Role.INTERNAL_USER)
+    allowed_models = models.JSONField("allowed models", default=list, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    budget = models.ForeignKey(Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="users")
+
+    objects = TrackedUserManager()  # type: ignore[misc,assignment]
+
+    def __str__(self) -> str:
+        return self.alias or self.email or self.username or self.id
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        # A log-in is no change that the hot path must hear of.
+        if kwargs.get("update_fields") == ["last_login"]:
+            models.Model.save(self, *args, **kwargs)
+        else:
+            super().save(*args, **kwargs)

@@ -1,0 +1,22 @@
+"""
+Text from outside, cleaned once at the edge, so that no later step meets a bad byte.
+
+PostgreSQL refuses NUL in text; lone surrogates cannot be encoded; line breaks in
+an id forge headers and log lines. Ids are refused, descriptions are repaired.
+"""
+
+import re
+
+MAX_ID_LENGTH = 255
+# C0 and C1 controls, line and paragraph separators, lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def is_clean_id(value: str) -> bool:
+    """Tell whether `value` may be an identifier: 1 to 255 printable characters."""
+    return 0 < len(value) <= MAX_ID_LENGTH and _UNPRINTABLE.search(value) is None
+
+
+def clean_line(value: str, limit: int = MAX_ID_LENGTH) -> str:
+    """Return free text (a user agent, an error message) as one storable line."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:limit])

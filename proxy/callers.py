@@ -1,0 +1,170 @@
+"""
+Who may call: an in-process copy of keys, teams and customers, kept fresh by changes.
+
+Keys are loaded when first seen and reloaded when anything that shapes them changes;
+of the customers only the exceptions (blocked, own budget) are kept. The refresher
+(`refresher.py`) reads the change log twice a second. While the database is away,
+what is known stays known for the setting's hard life; a key that is not known is
+then "come back later" (503), never "invalid" (401): see C5.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+
+import msgspec
+from django.db import Error as DatabaseError
+from django.db import close_old_connections
+
+from customers.models import Customer, VirtualKey
+from proxy.errors import DatabaseAway
+
+_MAX_KEYS = 100_000
+_MAX_UNKNOWN = 10_000
+_LOAD_SECONDS = 5.0
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A key as the hot path sees it, with what its team adds."""
+
+    is_master: bool = False
+    key_id: bytes | None = None
+    key_name: str = "master key"
+    team_id: str | None = None
+    user_id: str | None = None
+    key_models: frozenset[str] = frozenset()  # empty: all
+    team_models: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    blocked: bool = False
+    team_blocked: bool = False
+    expires_at_s: float | None = None
+    fixed_customer_id: str | None = None
+
+
+MASTER = Caller(is_master=True)
+
+
+class CustomerRule(msgspec.Struct, frozen=True):
+    """What is particular about one customer."""
+
+    blocked: bool = False
+
+
+class Callers:
+    """Known keys by the hash of their secret, and the exceptional customers."""
+
+    def __init__(self, executor: Executor, *, hard_life_s: float) -> None:
+        self._executor = executor
+        self._hard_life_s = hard_life_s
+        self._keys: dict[str, Caller] = {}
+        self._unknown: OrderedDict[str, None] = OrderedDict()
+        self.customer_rules: dict[str, CustomerRule] = {}
+        self.fresh_at = time.monotonic()
+
+    def known(self, token_hash: str) -> Caller | None:
+        """Return the caller if its key is in memory. Raises: DatabaseAway when that memory is too old."""
+        if time.monotonic() - self.fresh_at > self._hard_life_s:
+            raise DatabaseAway("The gateway's database has been unreachable for too long; try again later.")
+        return self._keys.get(token_hash)
+
+    async def find(self, token_hash: str) -> Caller | None:
+        """Return the caller of a key that is not in memory yet, or None where there is no such key.
+
+        Queries in a thread of its own. Raises: DatabaseAway.
+        """
+        if token_hash in self._unknown:
+            return None
+        loop = asyncio.get_running_loop()
+        load = loop.run_in_executor(self._executor, _in_thread(load_callers), [token_hash])
+        try:
+            found = await asyncio.wait_for(load, _LOAD_SECONDS)
+        except (DatabaseError, TimeoutError) as error:
+            raise DatabaseAway("The gateway's database cannot be reached; try again later.") from error
+        caller = found.get(token_hash)
+        if caller is None:
+            self._unknown[token_hash] = None
+            if len(self._unknown) > _MAX_UNKNOWN:
+                self._unknown.popitem(last=False)
+            return None
+        if len(self._keys) >= _MAX_KEYS:
+            self._keys.pop(next(iter(self._keys)))
+        self._keys[token_hash] = caller
+        return caller
+
+    # -- called by the refresher's thread: each swaps or replaces whole values ---------
+
+    def reload_keys(self) -> None:
+        """Read every known key again, and forget which were unknown."""
+        known = list(self._keys)
+        fresh: dict[str, Caller] = {}
+        for start in range(0, len(known), 1000):
+            fresh.update(load_callers(known[start : start + 1000]))
+        for token_hash in known:
+            if token_hash in fresh:
+                self._keys[token_hash] = fresh[token_hash]
+            else:
+                self._keys.pop(token_hash, None)
+        self._unknown.clear()
+
+    def reload_customers(self, ids: Iterable[str] | None = None) -> None:
+        """Read the exceptional customers again: those of `ids`, or all."""
+        customers = Customer.objects.exceptional()
+        if ids is None:
+            self.customer_rules = {customer.pk: _rule(customer) for customer in customers.iterator()}
+            return
+        ids = list(ids)
+        found = {customer.pk: _rule(customer) for customer in customers.filter(pk__in=ids)}
+        for customer_id in ids:
+            if customer_id in found:
+                self.customer_rules[customer_id] = found[customer_id]
+            else:
+                self.customer_rules.pop(customer_id, None)
+
+
+def load_callers(token_hashes: list[str]) -> dict[str, Caller]:
+    """Read keys from the database. One query; not for the event loop."""
+    keys = VirtualKey.objects.listed().filter(token_hash__in=token_hashes).select_related("team")
+    return {key.token_hash: _caller(key) for key in keys}
+
+
+def _caller(key: VirtualKey) -> Caller:
+    team = key.team
+    is_fixed = key.payer_policy == VirtualKey.PayerPolicy.FIXED
+    return Caller(
+        key_id=key.pk.bytes,
+        key_name=str(key),
+        team_id=key.team_id,
+        user_id=key.user_id,
+        key_models=frozenset(key.allowed_models),
+        team_models=frozenset(team.allowed_models) if team else frozenset(),
+        tags=tuple(dict.fromkeys([*key.tags, *(team.tags if team else [])])),
+        blocked=key.blocked,
+        team_blocked=bool(team and (team.blocked or team.deleted_at)),
+        expires_at_s=key.expires_at.timestamp() if key.expires_at else None,
+        fixed_customer_id=key.customer_id if is_fixed else None,
+    )
+
+
+def _rule(customer: Customer) -> CustomerRule:
+    return CustomerRule(blocked=customer.blocked)
+
+
+def _in_thread(query: Callable) -> Callable:
+    """Return `query` for a pool thread: its connection is checked before and not kept if broken."""
+
+    def run(*args):
+        close_old_connections()
+        try:
+            return query(*args)
+        finally:
+            close_old_connections()
+
+    return run
+
+
+def written(at_s: float) -> str:
+    """Return a Unix time for a person."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,617 @@
+"""
+The call task: one proxied call from its first record to its last.
+
+    opened → sent → answer → usage → price → closed
+
+It is a task of its own, held by the gateway's registry: whatever happens to the
+client's request, the call is read to its end (or to the end of the grace) and
+settled. The view takes the head from `Call.head` and a stream's bytes from its
+`Channel`, and may be cancelled anywhere (C1).
+
+A call is tried on the next deployment only where the first attempt is provably
+unbilled: no connection was made, or the provider refused with 429 or 5xx before
+any answer. Never after a read timeout.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import msgspec
+
+from billing.journal import JournalFull
+from billing.pricing import ResolvedPrice
+from billing.records import Closed, Opened, Sent
+from billing.usage import NO_USAGE, Usage
+from customers.money import from_nano, plain_usd
+from customers.text import clean_line
+from proxy.catalog import Target
+from proxy.channel import Channel
+from proxy.dialects.base import Ask, Dialect, Meter, UnreadableAnswer
+from proxy.errors import GatewayError, JournalAway, Unavailable, UpstreamFailed, UpstreamTimeout
+from proxy.headers import VERSION_HEADER, Headers, content_type, for_upstream, from_upstream, safe
+from proxy.relay import BodyReader, StreamRelay
+
+if TYPE_CHECKING:
+    from proxy.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+MAX_METERED_BYTES = 64 * 1024 * 1024  # of one plain answer; beyond it usage is estimated
+_ERROR_BYTES = 1024 * 1024
+_JSON = b"application/json"
+
+
+class Head(NamedTuple):
+    """What the view answers with: a whole body, or a channel of chunks."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+    channel: Channel | None = None
+
+
+class _Outcome(NamedTuple):
+    """How a call ended, before it is priced."""
+
+    status: str
+    http_status: int
+    usage: Usage = NO_USAGE
+    usage_source: str = "none"
+    response_id: str = ""
+    service_tier: str = ""
+    error_type: str = ""
+    error_message: str = ""
+
+
+class Call:
+    """One call on its way. Made by `Gateway.start_call`, which runs it as a task."""
+
+    def __init__(
+        self,
+        gateway: "Gateway",
+        dialect: Dialect,
+        ask: Ask,
+        opened: Opened,
+        call_id: str,
+        targets: tuple[Target, ...],
+        caller_headers: Headers,
+    ) -> None:
+        self.head: asyncio.Future[Head] = gateway.loop.create_future()
+        self.task: asyncio.Task | None = None
+        self.ends_at = time.monotonic() + gateway.settings.CALL_SECONDS
+        self._gateway = gateway
+        self._dialect = dialect
+        self._ask = ask
+        self._opened = opened
+        self._call_id = call_id
+        self._targets = targets
+        self._caller_headers = caller_headers
+        self._attempts: list[dict[str, Any]] = []
+        self._is_opened = False
+        self._is_sent = False
+        self._is_closed = False
+        self._cut_reason = ""
+        self._client_left = False
+        self._target: Target | None = None
+        self._upstream_model = ""
+        self._price: ResolvedPrice | None = None
+        self._response: httpx.Response | None = None
+        self._body: BodyReader | None = None
+        self._relay: StreamRelay | None = None
+        self._channel: Channel | None = None
+        self._first_token_us: int | None = None
+
+    # -- from outside --------------------------------------------------------------
+
+    def client_left(self) -> None:
+        """The client hung up, or stopped reading: go on for the grace, to get the provider's own usage."""
+        if not self._client_left:
+            self._client_left = True
+            grace = self._gateway.settings.DISCONNECT_GRACE_SECONDS
+            self._gateway.loop.call_later(grace, self.cut, "client_disconnect")
+
+    def cut(self, reason: str) -> None:
+        """Stop the call now; it settles with what was seen."""
+        if self.task is not None and not self.task.done() and not self._cut_reason:
+            self._cut_reason = reason
+            self.task.cancel()
+
+    # -- the task ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Do the whole call. Never raises; the client gets an error in its dialect instead."""
+        try:
+            await self._answer()
+        except GatewayError as error:
+            self._refuse(error)
+        except asyncio.CancelledError:
+            self._settle_cut()
+        except Exception:
+            logger.exception("call %s failed inside the gateway", self._call_id)
+            self._refuse(GatewayError("The gateway failed on this call; its log names the call's id."))
+        finally:
+            if self._channel is not None:
+                self._channel.end()
+            await self._close_response()
+
+    async def _answer(self) -> None:
+        targets = self._gateway.router.order(self._targets)
+        for position, target in enumerate(targets):
+            is_last = position == len(targets) - 1
+            try:
+                response = await self._send(target)
+            except httpx.TransportError as error:
+                failure = self._failed_attempt(target, error)
+                if is_last or not _is_unbilled(error):
+                    raise failure from error
+                continue
+            if _may_pass_on(response.status_code) and not is_last:
+                self._note_attempt(target, status=response.status_code)
+                self._gateway.router.failed(target)
+                await self._close_response()
+                continue
+            self._note_attempt(target, status=response.status_code)
+            await self._take(target, response)
+            return
+
+    async def _send(self, target: Target) -> httpx.Response:
+        """Send the call to one target and return the response's head."""
+        gateway, ask, dialect = self._gateway, self._ask, self._dialect
+        self._target = target
+        self._upstream_model = target.upstream_model or ask.model
+        self._price = gateway.catalog.price_of(
+            target, self._upstream_model, at_s=self._opened.started_us / 1_000_000
+        )
+        body = dialect.edited(
+            ask.body,
+            model=None if self._upstream_model == ask.body_model else self._upstream_model,
+            include_usage=ask.adds_usage,
+            said=ask.said,
+        )
+        headers = for_upstream(self._caller_headers)
+        headers += dialect.credential_headers(target)
+        headers += target.headers
+        headers.append((b"accept-encoding", b"identity"))
+        request = httpx.Request(
+            "POST",
+            target.url(dialect.base_url(target), dialect.UPSTREAM_PATH),
+            headers=headers,
+            stream=httpx.ByteStream(body),
+            extensions={"body": body},
+        )
+        self._journal_sent(target)
+        response = await gateway.transport(target).handle_async_request(request)
+        self._response, self._body = response, BodyReader(response)
+        return response
+
+    async def _take(self, target: Target, response: httpx.Response) -> None:
+        """Relay and settle an answer whose head is there."""
+        headers = response.headers.raw
+        kind = content_type(headers)
+        if not response.is_success:
+            if response.status_code >= 500 or response.status_code == 429:
+                self._gateway.router.failed(target)
+            await self._take_error(target, response, kind)
+            return
+        self._gateway.router.succeeded(target)
+        if kind.startswith(b"text/event-stream"):
+            await self._take_stream(target, response, kind)
+        else:
+            await self._take_plain(target, response, kind)
+
+    # -- a plain answer ------------------------------------------------------------
+
+    async def _take_plain(self, target: Target, response: httpx.Response, kind: bytes) -> None:
+        data, is_whole = await self._read(response, self._gateway.settings.PLAIN_ANSWER_BUFFER_BYTES)
+        if not is_whole:
+            await self._take_large(response, kind, data)
+            return
+        try:
+            answer = self._dialect.read_answer(data)
+        except UnreadableAnswer:
+            raise UpstreamFailed(
+                f"Upstream {target.upstream!r} answered 200 with {_described(data, kind)} instead of JSON."
+            ) from None
+        usage, source = answer.usage, "provider"
+        if usage is None:
+            usage, source = self._estimate_whole(len(data)), "estimated"
+        closed = self._close(_Outcome("success", 200, usage, source, answer.response_id, answer.service_tier))
+        await self._synced()
+        self._send_head(Head(200, self._headers(kind, response, closed), data))
+
+    async def _take_large(self, response: httpx.Response, kind: bytes, data: bytes) -> None:
+        """Pass on an answer above the buffer as it comes, without a cost header (C3)."""
+        channel = self._open_channel(response, kind)
+        channel.put(data)
+        metered = [data]
+        size = len(data)
+        failure: UpstreamFailed | None = None
+        try:
+            while (chunk := await self._body.read_chunk()) is not None:
+                size += len(chunk)
+                if size <= MAX_METERED_BYTES:
+                    metered.append(chunk)
+                await self._forward(channel, chunk)
+        except httpx.TransportError as error:
+            failure = self._failed_attempt(self._target, error)
+        try:
+            answer = self._dialect.read_answer(b"".join(metered))
+            usage, source, response_id = answer.usage, "provider", answer.response_id
+        except UnreadableAnswer:
+            usage, source, response_id = None, "provider", ""
+        if usage is None:
+            usage, source = self._estimate_whole(size), "estimated"
+        if failure is None:
+            self._close(_Outcome("success", 200, usage, source, response_id))
+        else:
+            self._close(
+                _Outcome("failure", 200, usage, source, response_id, "", failure.type, failure.message)
+            )
+        channel.end()
+
+    async def _read(self, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
+        """Return (up to a little more than `limit` bytes of the body, whether that is all)."""
+        try:
+            chunk = await self._body.read_chunk()
+            if chunk is None:
+                return b"", True
+            chunks, size = [chunk], len(chunk)
+            while size <= limit:
+                chunk = await self._body.read_chunk()
+                if chunk is None:
+                    return b"".join(chunks) if len(chunks) > 1 else chunks[0], True
+                chunks.append(chunk)
+                size += len(chunk)
+            return b"".join(chunks), False
+        except httpx.TransportError as error:
+            raise self._failed_attempt(self._target, error) from error
+
+    # -- a streamed answer -----------------------------------------------------------
+
+    async def _take_stream(self, target: Target, response: httpx.Response, kind: bytes) -> None:
+        settings = self._gateway.settings
+        relay = self._relay = StreamRelay(
+            self._dialect.Meter(),
+            hides_usage=self._ask.adds_usage,
+            cost_of=self._cost_of if settings.INCLUDE_COST_IN_STREAMING_USAGE else None,
+        )
+        channel = self._open_channel(response, kind)
+        meter = relay.meter
+        failure: GatewayError | None = None
+        try:
+            while (chunk := await self._body.read_chunk()) is not None:
+                forwarded = relay.feed(chunk)
+                if self._first_token_us is None and meter.deltas:
+                    self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
+                await self._forward(channel, forwarded)
+            channel.put(relay.finish())
+            if not meter.is_complete and meter.usage is None:
+                failure = UpstreamFailed(f"Upstream {target.upstream!r} ended the stream before its end.")
+        except httpx.TransportError as error:
+            failure = self._failed_attempt(target, error)
+        if failure is not None:
+            channel.put(self._dialect.stream_error(failure, self._call_id))
+        self._close(self._stream_outcome(meter, failure))
+        await self._synced()
+        channel.end()
+
+    async def _forward(self, channel: Channel, data: bytes) -> None:
+        channel.put(data)
+        if channel.is_full:
+            await channel.wait_for_room(self._gateway.settings.STALLED_CLIENT_SECONDS)
+
+    def _stream_outcome(self, meter: Meter, failure: GatewayError | None) -> _Outcome:
+        usage, source = meter.usage, "provider"
+        if usage is None:
+            usage, source = self._estimate_partial(meter), "estimated" if meter.is_complete else "partial"
+        has_failed = failure is not None or meter.failed
+        return _Outcome(
+            "failure" if has_failed else "success",
+            200,
+            usage,
+            source,
+            meter.response_id,
+            meter.service_tier,
+            "" if not has_failed else failure.type if failure else "upstream_error",
+            ""
+            if not has_failed
+            else failure.message
+            if failure
+            else "The provider reported an error in the stream.",
+        )
+
+    def _open_channel(self, response: httpx.Response, kind: bytes) -> Channel:
+        channel = self._channel = Channel(
+            self._gateway.settings.STREAM_BUFFER_BYTES, on_gone=self.client_left
+        )
+        if self.head.cancelled():  # the client left before the first byte
+            channel.client_left()
+        self._send_head(Head(200, self._headers(kind, response, None), channel=channel))
+        return channel
+
+    # -- errors ----------------------------------------------------------------------
+
+    async def _take_error(self, target: Target, response: httpx.Response, kind: bytes) -> None:
+        """Pass a provider's error on with its status; put what is no JSON into our own words."""
+        status = response.status_code
+        data, _ = await self._read(response, _ERROR_BYTES)
+        message, error_type = _error_in(data)
+        if status in (401, 407):
+            failure = UpstreamFailed(
+                f"Upstream {target.upstream!r} refused the gateway's credential ({status})."
+            )
+            failure.status = status  # type: ignore[assignment]
+            raise failure
+        if message is None or status < 400:
+            failure = UpstreamFailed(
+                f"Upstream {target.upstream!r} answered {status} with {_described(data, kind)}."
+            )
+            if status >= 400:
+                failure.status = status  # type: ignore[assignment]
+            raise failure
+        if target.credential:
+            data = data.replace(target.credential.encode("latin-1", "ignore"), b"***")
+            message = message.replace(target.credential, "***")
+        closed = self._close(
+            _Outcome("failure", status, error_type=error_type or "upstream_error", error_message=message)
+        )
+        self._send_head(Head(status, self._headers(kind, response, closed), data))
+
+    def _failed_attempt(self, target: Target | None, error: httpx.TransportError) -> UpstreamFailed:
+        """Note a transport failure and return what the caller is told."""
+        assert target is not None
+        self._gateway.router.failed(target)
+        if not self._attempts or self._attempts[-1].get("status") is None or self._response is None:
+            self._note_attempt(target, error=type(error).__name__)
+        else:
+            self._attempts[-1]["error"] = type(error).__name__
+        if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError | httpx.PoolTimeout):
+            return UpstreamFailed(f"Upstream {target.upstream!r} cannot be reached.")
+        if isinstance(error, httpx.TimeoutException):
+            return UpstreamTimeout(
+                f"Upstream {target.upstream!r} sent nothing for {target.read_timeout_s:g} seconds."
+            )
+        return UpstreamFailed(f"Upstream {target.upstream!r} broke the connection off.")
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer with an error of ours, and book the call as failed, for nothing."""
+        closed = None
+        if not self._is_closed:
+            closed = self._close(
+                _Outcome("failure", int(error.status), error_type=error.type, error_message=error.message)
+            )
+        if self._channel is not None:
+            self._channel.put(self._dialect.stream_error(error, self._call_id))
+            return
+        body = self._dialect.error_body(error, self._call_id)
+        self._send_head(Head(int(error.status), self._headers(_JSON, self._response, closed), body))
+
+    def _settle_cut(self) -> None:
+        """End a call that was cut off: at the end of the grace, of the time allowed, or at shutdown."""
+        if self._is_closed:
+            return
+        message = _CUT_MESSAGES.get(self._cut_reason, "The call was cut off.")
+        error = Unavailable(message)
+        error.type = self._cut_reason or "cancelled"
+        if self._relay is not None:
+            meter = self._relay.meter
+            outcome = self._stream_outcome(meter, error)
+            if self._channel is not None:
+                self._channel.put(self._dialect.stream_error(error, self._call_id))
+        elif self._is_sent:
+            # The provider is at work and will bill something: what was expected of the call.
+            outcome = _Outcome("interrupted", 503, self._estimate_before(), "estimated")
+            outcome = outcome._replace(error_type=error.type, error_message=message)
+        else:
+            outcome = _Outcome("not_sent", 503, error_type=error.type, error_message=message)
+        if self._cut_reason == "client_disconnect":
+            outcome = outcome._replace(http_status=499)
+        self._close(outcome)
+        self._send_head(Head(503, [(b"content-type", _JSON)], self._dialect.error_body(error, self._call_id)))
+
+    # -- records -----------------------------------------------------------------------
+
+    def _journal_sent(self, target: Target) -> None:
+        """Write down that the call is about to be sent; if that cannot be written, it is not sent."""
+        if not self._dialect.BILLABLE:
+            return
+        estimate = self._estimate_before()
+        sent = Sent(
+            self._opened.call_id,
+            target.deployment_id,
+            target.upstream,
+            target.provider,
+            self._upstream_model,
+            self._price.price_id if self._price else None,
+            estimate,
+            self._price.cost_nano(estimate) if self._price else None,
+        )
+        try:
+            if self._is_opened:
+                self._gateway.journal.append(sent)
+            else:
+                # One write for both: nothing is awaited between them.
+                self._gateway.journal.append(self._opened, sent)
+                self._is_opened = True
+        except JournalFull as error:
+            logger.critical("the journal cannot be written: %s", error)
+            raise JournalAway(
+                "The gateway cannot record calls right now (disk full?), so it takes none."
+            ) from error
+        self._is_sent = True
+
+    def _close(self, outcome: _Outcome) -> Closed:
+        """Price the outcome and write the last record. What fails here is written as soon as it can be."""
+        self._is_closed = True
+        target, price, usage = self._target, self._price, outcome.usage
+        if outcome.usage_source == "none":
+            cost_nano: int | None = 0
+        else:
+            cost_nano = price.cost_nano(usage) if price is not None else None
+        closed = Closed(
+            self._opened.call_id,
+            time.time_ns() // 1000,
+            outcome.status,
+            outcome.http_status,
+            outcome.error_type[:60],
+            clean_line(outcome.error_message, 500),
+            outcome.usage_source,
+            usage,
+            price.price_id if price else None,
+            cost_nano,
+            cost_nano,
+            target.deployment_id if target else None,
+            target.upstream if target else "",
+            target.provider if target else "",
+            self._upstream_model,
+            clean_line(outcome.response_id),
+            clean_line(outcome.service_tier, 30),
+            self._first_token_us,
+            self._attempts,
+            self._client_left or self.head.cancelled(),
+        )
+        if not self._dialect.BILLABLE:
+            return closed
+        if outcome.usage_source == "provider" and outcome.status == "success":
+            self._gateway.estimator.learn(
+                self._upstream_model,
+                body_bytes=len(self._ask.body),
+                usage=usage,
+                deltas=self._relay.meter.deltas if self._relay else 0,
+            )
+        self._gateway.append(*(() if self._is_opened else (self._opened,)), closed)
+        return closed
+
+    def _note_attempt(self, target: Target, *, status: int | None = None, error: str = "") -> None:
+        attempt: dict[str, Any] = {"deployment_id": target.deployment_id, "upstream": target.upstream}
+        if status is not None:
+            attempt["status"] = status
+        if error:
+            attempt["error"] = error
+        self._attempts.append(attempt)
+
+    async def _synced(self) -> None:
+        if self._gateway.waits_for_sync:
+            await self._gateway.syncer.synced()
+
+    # -- estimates -----------------------------------------------------------------------
+
+    def _estimate_before(self) -> Usage:
+        return self._gateway.estimator.before(
+            self._upstream_model,
+            body_bytes=len(self._ask.body),
+            max_output_tokens=self._ask.max_output_tokens,
+        )
+
+    def _estimate_partial(self, meter: Meter) -> Usage:
+        return self._gateway.estimator.partial(
+            self._upstream_model,
+            body_bytes=len(self._ask.body),
+            seen=meter.seen,
+            deltas=meter.deltas,
+            characters=meter.characters,
+        )
+
+    def _estimate_whole(self, answer_bytes: int) -> Usage:
+        return self._gateway.estimator.whole(
+            self._upstream_model,
+            body_bytes=len(self._ask.body),
+            answer_bytes=answer_bytes,
+            is_text=self._dialect.NAME != "openai_embeddings",
+        )
+
+    def _cost_of(self, usage: Usage) -> Any:
+        return from_nano(self._price.cost_nano(usage)) if self._price else None
+
+    # -- the head --------------------------------------------------------------------------
+
+    def _send_head(self, head: Head) -> None:
+        if not self.head.done():
+            self.head.set_result(head)
+
+    def _headers(self, kind: bytes, response: httpx.Response | None, closed: Closed | None) -> Headers:
+        """Return the answer's headers (contract 4). closed: None while a stream's cost is not known yet."""
+        target = self._target
+        headers: Headers = [
+            (b"content-type", kind or _JSON),
+            (b"x-litellm-call-id", safe(self._opened.client_call_id or self._call_id)),
+            (b"x-litellm-model-group", safe(self._opened.model)),
+            VERSION_HEADER,
+        ]
+        if target is not None:
+            headers.append((b"x-litellm-model-id", b"%d" % target.deployment_id))
+            headers.append((b"x-litellm-model-name", safe(f"{target.provider}/{self._upstream_model}")))
+            headers.append((b"x-litellm-model-api-base", safe(self._dialect.base_url(target))))
+            headers.append((b"x-litellm-attempted-retries", b"0"))
+            headers.append((b"x-litellm-attempted-fallbacks", b"%d" % max(0, len(self._attempts) - 1)))
+        if closed is not None:
+            duration_us = closed.ended_us - self._opened.started_us
+            headers.append((b"x-litellm-response-duration-ms", b"%.3f" % (duration_us / 1000)))
+            if closed.cost_nano is not None:
+                headers.append((b"x-litellm-response-cost", plain_usd(from_nano(closed.cost_nano)).encode()))
+            headers.append((b"x-litellm-response-tokens", b"%d" % closed.usage.total_tokens))
+        if response is not None:
+            headers += from_upstream(response.headers.raw)
+        return headers
+
+    async def _close_response(self) -> None:
+        response, self._response = self._response, None
+        if response is not None:
+            try:
+                await response.stream.aclose()  # type: ignore[union-attr]
+            except Exception:
+                logger.debug("closing an upstream response failed", exc_info=True)
+
+
+_CUT_MESSAGES = {
+    "client_disconnect": "The client left, and the provider did not finish within the grace.",
+    "time_limit": "The call took longer than the gateway allows.",
+    "shutdown": "The gateway is shutting down.",
+}
+
+
+def _is_unbilled(error: httpx.TransportError) -> bool:
+    """Tell whether the provider cannot have seen the request."""
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+
+
+def _may_pass_on(status: int) -> bool:
+    return status == 429 or status >= 500
+
+
+class _ErrorDetail(msgspec.Struct):
+    message: str | None = None
+    type: str | None = None
+
+
+class _ErrorEnvelope(msgspec.Struct):
+    error: _ErrorDetail | str | None = None
+
+
+_error_envelope = msgspec.json.Decoder(_ErrorEnvelope)
+
+
+def _error_in(data: bytes) -> tuple[str | None, str]:
+    """Return (message, type) of a provider's JSON error; (None, "") where it is no JSON."""
+    try:
+        error = _error_envelope.decode(data).error
+    except msgspec.ValidationError:
+        return data[:400].decode("utf-8", "replace"), ""
+    except msgspec.DecodeError:
+        return None, ""
+    if isinstance(error, str):
+        return error, ""
+    if error is None:
+        return data[:400].decode("utf-8", "replace"), ""
+    return error.message or "", error.type or ""
+
+
+def _described(data: bytes, kind: bytes) -> str:
+    """Say what came instead of an answer."""
+    if not data:
+        return "an empty body"
+    name = kind.partition(b";")[0].decode("latin-1").strip() or "no content type"
+    return "broken or cut-off JSON" if "json" in name else f"{len(data)} bytes of {name}"

@@ -1,0 +1,49 @@
+"""System checks of the proxy: what must be right before it may serve."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import Error, Tags, register
+
+
+@register(Tags.security, deploy=True)  # `manage.py serve` runs the deployment checks
+def secrets_are_set(app_configs: Any, **kwargs: Any) -> list[Error]:
+    errors = []
+    if settings.SECRET_KEY == settings.UNSET_SECRET_KEY:
+        errors.append(
+            Error(
+                "There is no SECRET_KEY: sessions and stored credentials would be open.",
+                hint="Run `python manage.py bootstrap`, or set SECRET_KEY to 50 random characters.",
+                id="proxy.E004",
+            )
+        )
+    if not settings.MASTER_KEY:
+        errors.append(
+            Error(
+                "There is no master key; the gateway does not start open.",
+                hint="Run `python manage.py bootstrap`, or set MASTER_KEY (or LITELLM_MASTER_KEY) to sk-….",
+                id="proxy.E001",
+            )
+        )
+    elif not settings.MASTER_KEY.startswith("sk-") or len(settings.MASTER_KEY) < 7:
+        errors.append(
+            Error(
+                "MASTER_KEY does not look like a key.",
+                hint="A key starts with sk-, e.g. sk-1234 for a try-out; better, 22 random characters.",
+                id="proxy.E002",
+            )
+        )
+    return errors
+
+
+@register(Tags.database)
+def one_process_on_sqlite(app_configs: Any, **kwargs: Any) -> list[Error]:
+    if settings.WEB_WORKERS > 1 and "sqlite" in settings.DATABASES["default"]["ENGINE"]:
+        return [
+            Error(
+                f"WEB_WORKERS={settings.WEB_WORKERS}, but SQLite serves one web process.",
+                hint="Set WEB_WORKERS=1, or DATABASE_URL=postgres://….",
+                id="proxy.E003",
+            )
+        ]
+    return []

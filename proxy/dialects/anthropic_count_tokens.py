@@ -1,0 +1,30 @@
+"""Anthropic token counting: POST /v1/messages/count_tokens. Free: passed on, not booked."""
+
+import msgspec
+
+from proxy.dialects.anthropic_messages import (
+    Meter,
+    base_url,
+    credential_headers,
+    error_body,
+    read_call,
+    stream_error,
+)
+from proxy.dialects.base import Answer, UnreadableAnswer, edited
+
+__all__ = ["Meter", "base_url", "credential_headers", "edited", "error_body", "read_call", "stream_error"]
+
+NAME = "anthropic_count_tokens"
+UPSTREAM_PATH = "/v1/messages/count_tokens"
+BILLABLE = False
+
+_counted = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_answer(data: bytes) -> Answer:
+    """Raises: UnreadableAnswer."""
+    try:
+        _counted.decode(data)
+    except msgspec.MsgspecError as error:
+        raise UnreadableAnswer(str(error)) from error
+    return Answer(usage=None)

@@ -1,0 +1,127 @@
+"""
+OpenAI chat completions: POST /v1/chat/completions.
+
+Usage of a stream is in an extra event before `[DONE]`, with `choices: []`, sent
+only if `stream_options.include_usage` is set; some servers put it into the last
+content event. Source: openai-python, src/openai/types/chat/chat_completion_chunk.py
+"""
+
+from typing import Any
+
+import msgspec
+
+from proxy.dialects import base
+from proxy.dialects.base import Answer, Ask, UnreadableAnswer, edited
+from proxy.dialects.openai_shared import (
+    ChatUsage,
+    base_url,
+    credential_headers,
+    error_body,
+    stream_error,
+    usage_of,
+)
+from proxy.identification import Said
+
+__all__ = ["base_url", "credential_headers", "edited", "error_body", "stream_error"]
+
+NAME = "openai_chat"
+UPSTREAM_PATH = "/chat/completions"
+BILLABLE = True
+
+
+class _Call(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = False
+    stream_options: dict[str, Any] | None = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    user: Any = None
+    metadata: Any = None
+    litellm_metadata: Any = None
+    safety_identifier: Any = None
+    tags: Any = None
+
+
+class _Answer(msgspec.Struct):
+    id: str | None = ""
+    usage: ChatUsage | None = None
+    service_tier: str | None = ""
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = ""
+    choices: list[_Choice] = []
+    usage: ChatUsage | None = None
+    service_tier: str | None = ""
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_call = msgspec.json.Decoder(_Call)
+_answer = msgspec.json.Decoder(_Answer)
+_chunk = msgspec.json.Decoder(_Chunk)
+
+
+def read_call(body: bytes, model: str | None = None) -> Ask:
+    """Raises: BadCall."""
+    call = base.decode(_call, body)
+    options = call.stream_options or {}
+    return Ask(
+        model=base.model_of(call.model, model),
+        body_model=call.model,
+        streamed=bool(call.stream),
+        body=body,
+        said=Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
+        max_output_tokens=base.positive(call.max_completion_tokens, call.max_tokens),
+        adds_usage=bool(call.stream) and options.get("include_usage") is not True,
+    )
+
+
+def read_answer(data: bytes) -> Answer:
+    """Raises: UnreadableAnswer."""
+    try:
+        answer = _answer.decode(data)
+    except msgspec.MsgspecError as error:
+        raise UnreadableAnswer(str(error)) from error
+    usage = usage_of(answer.usage) if answer.usage else None
+    return Answer(usage, answer.id or "", answer.service_tier or "")
+
+
+class Meter(base.Meter):
+    def feed(self, data: bytes) -> bool:
+        if data == b"[DONE]":
+            self.is_complete = True
+            return False
+        try:
+            chunk = _chunk.decode(data)
+        except msgspec.MsgspecError:
+            return False
+        if chunk.id and not self.response_id:
+            self.response_id = chunk.id
+        if chunk.service_tier:
+            self.service_tier = chunk.service_tier
+        for choice in chunk.choices:
+            delta = choice.delta
+            if delta is None:
+                continue
+            seen = len(delta.content or "") + len(delta.reasoning_content or "") + len(delta.refusal or "")
+            seen += len(bytes(delta.tool_calls))
+            if seen:
+                self.deltas += 1
+                self.characters += seen
+        if chunk.usage is not None:
+            self.usage = usage_of(chunk.usage)
+            return not chunk.choices
+        if bytes(chunk.error):
+            self.failed = True
+        return False

@@ -1,0 +1,68 @@
+"""
+OpenAI text completions: POST /v1/completions.
+
+Like chat, with `text` in place of messages. Source: openai-python,
+src/openai/types/completion.py
+"""
+
+from typing import Any
+
+import msgspec
+
+from proxy.dialects import base, openai_chat
+from proxy.dialects.base import Ask, edited
+from proxy.dialects.openai_chat import read_answer
+from proxy.dialects.openai_shared import (
+    ChatUsage,
+    base_url,
+    credential_headers,
+    error_body,
+    stream_error,
+    usage_of,
+)
+
+__all__ = ["base_url", "credential_headers", "edited", "error_body", "read_answer", "stream_error"]
+
+NAME = "openai_completions"
+UPSTREAM_PATH = "/completions"
+BILLABLE = True
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = ""
+    choices: list[_Choice] = []
+    usage: ChatUsage | None = None
+    error: Any = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+
+
+def read_call(body: bytes, model: str | None = None) -> Ask:
+    """Raises: BadCall. The fields that matter are those of chat."""
+    return openai_chat.read_call(body, model)
+
+
+class Meter(base.Meter):
+    def feed(self, data: bytes) -> bool:
+        if data == b"[DONE]":
+            self.is_complete = True
+            return False
+        try:
+            chunk = _chunk.decode(data)
+        except msgspec.MsgspecError:
+            return False
+        self.response_id = self.response_id or chunk.id or ""
+        seen = sum(len(choice.text or "") for choice in chunk.choices)
+        if seen:
+            self.deltas += 1
+            self.characters += seen
+        if chunk.usage is not None:
+            self.usage = usage_of(chunk.usage)
+            return not chunk.choices
+        self.failed = self.failed or chunk.error is not None
+        return False

@@ -1,0 +1,127 @@
+"""
+Everything that can be answered instead of a model's answer.
+
+    GatewayError
+    ├── Unauthenticated 401   InvalidKey, ExpiredKey, KeyBlocked, TeamBlocked
+    ├── Forbidden 403         ModelNotAllowed, CustomerBlocked, WrongPayer
+    ├── BadCall 400           UnknownModel; NotFound 404, MethodNotAllowed 405, BodyTooLarge 413
+    ├── UpstreamFailed 502    UpstreamTimeout 504
+    └── Unavailable 503       DatabaseAway, JournalAway
+
+Types and message fragments are the ones that LiteLLM's clients match on (contract
+1.4, 1.5). How an error is written is the dialect's business.
+"""
+
+from http import HTTPStatus
+
+
+class GatewayError(Exception):
+    """An answer of ours. `message` is for the person who reads it: what happened, what to do."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    type = "internal_server_error"
+    param: str | None = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = headers or {}
+        if param is not None:
+            self.param = param
+
+
+class Unauthenticated(GatewayError):
+    status = HTTPStatus.UNAUTHORIZED
+    type = "auth_error"
+
+
+class InvalidKey(Unauthenticated):
+    type = "token_not_found_in_db"
+    param = "key"
+
+
+class ExpiredKey(Unauthenticated):
+    type = "expired_key"
+
+
+class KeyBlocked(Unauthenticated):
+    pass
+
+
+class TeamBlocked(Unauthenticated):
+    pass
+
+
+class Forbidden(GatewayError):
+    status = HTTPStatus.FORBIDDEN
+    type = "permission_error"
+
+
+class ModelNotAllowed(Forbidden):
+    type = "key_model_access_denied"
+    param = "model"
+
+
+class TeamModelNotAllowed(ModelNotAllowed):
+    type = "team_model_access_denied"
+
+
+class CustomerBlocked(Forbidden):
+    type = "auth_error"
+
+
+class WrongPayer(Forbidden):
+    type = "auth_error"
+
+
+class BadCall(GatewayError):
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request_error"
+
+
+class UnknownModel(BadCall):
+    param = "model"
+
+
+class NotFound(GatewayError):
+    status = HTTPStatus.NOT_FOUND
+    type = "not_found_error"
+
+
+class MethodNotAllowed(GatewayError):
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(GatewayError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "invalid_request_error"
+
+
+class BodyTimeout(GatewayError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    type = "invalid_request_error"
+
+
+class UpstreamFailed(GatewayError):
+    status = HTTPStatus.BAD_GATEWAY
+    type = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamFailed):
+    status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+class Unavailable(GatewayError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "unavailable"
+
+
+class DatabaseAway(Unavailable):
+    type = "no_db_connection"
+
+
+class JournalAway(Unavailable):
+    pass

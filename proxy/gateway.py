@@ -1,0 +1,206 @@
+"""
+The gateway: everything one web process needs to serve calls, made at start-up.
+
+One per process, living in its event loop; it owns the threads beside it (refresher,
+syncer, recorder) and the registry of call tasks. The order of start and stop is
+here and nowhere else (C7): stop taking calls, wait for those under way, cut what is
+left, then drain the journal into the database.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from billing.estimates import Estimator
+from billing.installation import installation_id
+from billing.journal import Journal, JournalFull
+from billing.recorder import Recorder, Syncer
+from billing.records import Record
+from customers.ids import uuid7_at
+from proxy.authentication import Authenticator
+from proxy.callers import Callers
+from proxy.calls import Call
+from proxy.catalog import Catalog, Target
+from proxy.demo import DEMO_SCHEME, DemoTransport
+from proxy.dialects.base import Ask, Dialect
+from proxy.headers import Headers
+from proxy.identification import Identifier
+from proxy.refresher import Refresher
+from proxy.routing import Router
+from proxy.transport import PyreqwestTransport
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 1.0
+_SETTLE_SECONDS = 5.0  # what calls that were cut get, to write their last record
+_DRAIN_JOURNAL_SECONDS = 10.0
+
+
+class Gateway:
+    """A web process's state. Use `await start()` and `await stop()`; not reusable."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.is_draining = False
+        self.bodies_bytes = 0  # of all request bodies being read or relayed right now
+        self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lookup")
+        self.callers = Callers(self._executor, hard_life_s=settings.KEY_HARD_LIFE_SECONDS)
+        self.refresher = Refresher(self.callers, interval=settings.REFRESH_SECONDS)
+        self.authenticator = Authenticator(self.callers, master_key=settings.MASTER_KEY)
+        self.identifier = Identifier(
+            header_mappings=settings.USER_HEADER_MAPPINGS,
+            extra_tag_headers=settings.EXTRA_SPEND_TAG_HEADERS,
+            user_agent_tags=settings.USER_AGENT_TAGS,
+        )
+        self.router = Router(cooldown_s=settings.COOLDOWN_SECONDS)
+        self.estimator = Estimator()
+        self.waits_for_sync = settings.JOURNAL_SYNC == "always"
+        self.calls: set[Call] = set()
+        self._transports: dict[tuple[float, float], httpx.AsyncBaseTransport] = {}
+        self._demo = DemoTransport()
+        self._unwritten: list[Record] = []
+        self._sweeper: asyncio.Task | None = None
+        self.journal: Journal
+        self.syncer: Syncer
+        self.recorder: Recorder
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.refresher.catalog
+
+    async def start(self) -> None:
+        """Load what serving needs and start the threads. Raises: what database and disk raise."""
+        settings = self.settings
+        installation = await self.loop.run_in_executor(self._executor, self._load)
+        self.journal = Journal(settings.JOURNAL_DIR, installation)
+        self.syncer = Syncer(self.journal)
+        self.recorder = Recorder(
+            self.journal,
+            installation,
+            interval=settings.RECORDER_SECONDS,
+            batch=settings.RECORDER_BATCH,
+            keep_days=settings.JOURNAL_KEEP_DAYS,
+            keep_bytes=settings.JOURNAL_KEEP_BYTES,
+        )
+        for thread in (self.refresher, self.syncer, self.recorder):
+            thread.start()
+        self._sweeper = self.loop.create_task(self._sweep())
+
+    def _load(self) -> Any:
+        self.refresher.load()
+        return installation_id()
+
+    async def stop(self) -> None:
+        """Finish what is under way, cut what takes too long, and bring everything into the database."""
+        self.is_draining = True
+        await self._wait_for_calls(self.settings.DRAIN_SECONDS)
+        for call in list(self.calls):
+            call.cut("shutdown")
+        await self._wait_for_calls(_SETTLE_SECONDS)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._write_unwritten()
+        self.refresher.stop()
+        await self.loop.run_in_executor(None, self._drain_journal)
+        for transport in self._transports.values():
+            await transport.aclose()
+        self._executor.shutdown(wait=False)
+
+    async def _wait_for_calls(self, seconds: float) -> None:
+        tasks = [call.task for call in self.calls if call.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    def _drain_journal(self) -> None:
+        self.syncer.stop()
+        if not self.recorder.stop(deadline=time.monotonic() + _DRAIN_JOURNAL_SECONDS):
+            logger.warning("the journal is not booked to its end; the next start does that")
+        self.journal.close()
+
+    # -- calls -----------------------------------------------------------------------
+
+    def new_call_id(self) -> tuple[bytes, str, int]:
+        """Return (id as bytes, id as text, Unix microseconds) of a call admitted now."""
+        now_us = time.time_ns() // 1000
+        call_id = uuid7_at(now_us // 1000)
+        return call_id.bytes, str(call_id), now_us
+
+    def start_call(
+        self,
+        dialect: Dialect,
+        ask: Ask,
+        opened: Any,
+        call_id: str,
+        targets: tuple[Target, ...],
+        caller_headers: Headers,
+    ) -> Call:
+        """Start the call's task. The registry holds it: a task that nobody holds may vanish."""
+        call = Call(self, dialect, ask, opened, call_id, targets, caller_headers)
+        self.calls.add(call)
+        call.task = self.loop.create_task(call.run())
+        call.task.add_done_callback(lambda _: self.calls.discard(call))
+        return call
+
+    def transport(self, target: Target) -> httpx.AsyncBaseTransport:
+        """Return the connection pool for a target's timeouts."""
+        if target.openai_base_url.startswith(DEMO_SCHEME):
+            return self._demo
+        key = (target.connect_timeout_s, target.read_timeout_s)
+        transport = self._transports.get(key)
+        if transport is None:
+            transport = self._transports[key] = PyreqwestTransport(
+                connect_timeout_s=key[0], read_timeout_s=key[1]
+            )
+        return transport
+
+    # -- records that could not be written at once --------------------------------------
+
+    def append(self, *records: Record) -> None:
+        """Write records that must not get lost: if the disk refuses them now, until it takes them."""
+        if self._unwritten:
+            self._unwritten += records
+            return
+        try:
+            self.journal.append(*records)
+        except JournalFull as error:
+            logger.critical("the journal cannot be written, %d records wait: %s", len(records), error)
+            self._unwritten += records
+
+    def _write_unwritten(self) -> None:
+        waiting, self._unwritten = self._unwritten, []
+        if not waiting:
+            return
+        try:
+            self.journal.append(*waiting)
+            logger.warning("the journal can be written again")
+        except JournalFull:
+            self._unwritten = waiting
+
+    async def _sweep(self) -> None:
+        """Once a second: cut calls that take too long, retry unwritten records."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self._write_unwritten()
+            now = time.monotonic()
+            for call in [call for call in self.calls if now > call.ends_at]:
+                call.cut("time_limit")
+
+
+_running: Gateway | None = None
+
+
+def running() -> Gateway:
+    """Return this process's gateway. Raises: RuntimeError outside a started web process."""
+    if _running is None:
+        raise RuntimeError("no gateway is running in this process")
+    return _running
+
+
+def set_running(gateway: Gateway | None) -> None:
+    global _running
+    _running = gateway

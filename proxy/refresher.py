@@ -1,0 +1,87 @@
+"""
+The refresher: a thread that brings what staff edited into the event loop's memory.
+
+Twice a second it reads the change log from the last revision it has seen; each kind
+of change reloads what it touches. Revisions become visible in order
+(`customers/models/change.py`), so none can be missed. A failing query is retried on
+the next tick; what is in memory stays in force meanwhile (C5).
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from django.db import close_old_connections, connection
+from django.db.models import Max
+
+from customers.models import Change
+from proxy.callers import Callers
+from proxy.catalog import EMPTY_CATALOG, Catalog, load_catalog
+
+logger = logging.getLogger(__name__)
+
+_KEY_KINDS = {"customers.virtualkey", "customers.team", "customers.user", "customers.budget"}
+_CATALOG_KINDS = {"proxy.upstream", "proxy.deployment", "billing.price"}
+_CUSTOMER_KIND = "customers.customer"
+
+
+class Refresher(threading.Thread):
+    """Keeps `catalog` and `callers` fresh until stopped."""
+
+    def __init__(self, callers: Callers, *, interval: float) -> None:
+        super().__init__(name="refresher", daemon=True)
+        self.callers = callers
+        self.catalog: Catalog = EMPTY_CATALOG
+        self._interval = interval
+        self._revision = 0
+        self._stop_event = threading.Event()
+        self._is_failing = False
+
+    def load(self) -> None:
+        """Read everything. Call once before serving; raises what the database raises."""
+        # The revision first: what changes while we read is read again by the first tick.
+        self._revision = Change.objects.aggregate(last=Max("revision"))["last"] or 0
+        self.catalog = load_catalog()
+        self.callers.reload_customers()
+        self.callers.fresh_at = time.monotonic()
+
+    def run(self) -> None:
+        while not self._stop_event.wait(self._interval):
+            self._attempt(self._tick)
+        connection.close()
+
+    def stop(self) -> None:
+        self._stop_event.set()
+        self.join(timeout=5)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        try:
+            close_old_connections()
+            work()
+        except Exception as error:
+            if not self._is_failing:
+                logger.error("cannot read changes from the database: %s", error)
+            self._is_failing = True
+            connection.close()
+            return
+        if self._is_failing:
+            logger.info("changes can be read again")
+        self._is_failing = False
+
+    def _tick(self) -> None:
+        asked_at = time.monotonic()
+        changes = list(
+            Change.objects.filter(revision__gt=self._revision).values_list("revision", "kind", "object_id")
+        )
+        if changes:
+            kinds = {kind for _, kind, _ in changes}
+            if kinds & _CATALOG_KINDS:
+                self.catalog = load_catalog()
+            if kinds & _KEY_KINDS:
+                self.callers.reload_keys()
+            if _CUSTOMER_KIND in kinds:
+                ids = {object_id for _, kind, object_id in changes if kind == _CUSTOMER_KIND}
+                self.callers.reload_customers(None if "" in ids else ids)
+            self._revision = max(revision for revision, _, _ in changes)
+        self.callers.fresh_at = asked_at

@@ -1,0 +1,105 @@
+"""
+An answer in passing: read as it arrives, metered event by event, forwarded.
+
+Bytes go on untouched. Only where we asked for a usage event that the client did not
+ask for, or where cost is to be put into it, are whole events awaited and edited.
+"""
+
+import zlib
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import msgspec
+
+from billing.usage import Usage
+from proxy.dialects.base import Meter
+from proxy.dialects.sse import EventSplitter, data_of
+
+
+class BodyReader:
+    """Reads a response's body chunk by chunk as received, also one compressed against our wish (C3)."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        # Our transports hand over chunks directly; any other httpx transport iterates.
+        self._read = getattr(response.stream, "read_chunk", None) or _iterated(response)
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding == "identity":
+            self._decoder = None
+        elif encoding in ("gzip", "x-gzip", "deflate"):
+            self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two
+        else:
+            raise httpx.ReadError(f"the answer is encoded as {encoding}, which was not asked for")
+
+    async def read_chunk(self) -> bytes | None:
+        """Return the next bytes, or None at the end. Raises: httpx.TransportError."""
+        while (chunk := await self._read()) is not None:
+            if self._decoder is None:
+                return chunk
+            try:
+                decoded = self._decoder.decompress(chunk)
+            except zlib.error as error:
+                raise httpx.ReadError(f"the compressed answer is damaged: {error}") from error
+            if decoded:
+                return decoded
+        return None
+
+
+def _iterated(response: httpx.Response) -> Callable[[], Awaitable[bytes | None]]:
+    chunks = response.stream.__aiter__()  # type: ignore[union-attr]
+
+    async def read_chunk() -> bytes | None:
+        return await anext(chunks, None)
+
+    return read_chunk
+
+
+class StreamRelay:
+    """Feed it what the provider sends; it returns what the client gets, and keeps the meter."""
+
+    def __init__(
+        self, meter: Meter, *, hides_usage: bool, cost_of: Callable[[Usage], Decimal | None] | None = None
+    ) -> None:
+        """cost_of: given, the usage event gets a `cost` (setting include_cost_in_streaming_usage)."""
+        self.meter = meter
+        self._hides_usage = hides_usage
+        self._cost_of = cost_of
+        self._edits = hides_usage or cost_of is not None
+        self._splitter = EventSplitter()
+
+    def feed(self, chunk: bytes) -> bytes:
+        events = self._splitter.feed(chunk)
+        meter = self.meter
+        if not self._edits:
+            for event in events:
+                meter.feed(data_of(event))
+            return chunk
+        kept = []
+        for event in events:
+            data = data_of(event)
+            had_usage = meter.usage is not None
+            is_usage_alone = meter.feed(data)
+            if is_usage_alone and self._hides_usage:
+                continue
+            if self._cost_of is not None and meter.usage is not None and not had_usage:
+                event = self._with_cost(event, data, meter.usage)
+            kept.append(event)
+        return b"".join(kept)
+
+    def finish(self) -> bytes:
+        """Return what was held back of an event that never ended; read it too, it may be the last."""
+        rest = self._splitter.rest()
+        if not rest:
+            return b""
+        is_usage_alone = self.meter.feed(data_of(rest))
+        return rest if self._edits and not (is_usage_alone and self._hides_usage) else b""
+
+    def _with_cost(self, event: bytes, data: bytes, usage: Usage) -> bytes:
+        cost = self._cost_of(usage) if self._cost_of is not None else None
+        body: Any = msgspec.json.decode(data)
+        holder = body if "usage" in body else body.get("response", {})
+        if cost is None or not isinstance(holder.get("usage"), dict):
+            return event
+        holder["usage"]["cost"] = msgspec.Raw(f"{cost:f}".encode())
+        return event.replace(data, msgspec.json.encode(body))

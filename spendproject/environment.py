@@ -1,0 +1,108 @@
+"""
+Reading the environment: typed helpers, used by `settings.py` alone.
+
+An env file (`.env` beside `manage.py`, written by `manage.py bootstrap`) fills in
+what the environment does not say; the environment wins.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+
+class BadSetting(Exception):
+    """A variable has a value that cannot be used; the message says what would do."""
+
+
+def load_env_file(path: Path) -> None:
+    """Put `NAME=value` lines of `path` into the environment where the name is not set."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, separator, value = line.strip().partition("=")
+        if separator and not name.startswith("#"):
+            os.environ.setdefault(name.strip(), value.strip().strip("\"'"))
+
+
+def text(name: str, default: str = "") -> str:
+    """Return the variable, or `default` where it is unset or empty."""
+    return os.environ.get(name) or default
+
+
+def boolean(name: str, default: bool = False) -> bool:
+    value = text(name).lower()
+    if value in ("", "none"):
+        return default
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("0", "false", "no", "off"):
+        return False
+    raise BadSetting(f"{name}={value!r}: write true or false")
+
+
+def number(name: str, default: float, *, minimum: float = 0) -> float:
+    value = text(name)
+    try:
+        result = float(value) if value else default
+    except ValueError:
+        raise BadSetting(f"{name}={value!r}: write a number") from None
+    if result < minimum:
+        raise BadSetting(f"{name}={value!r}: must be at least {minimum:g}")
+    return result
+
+
+def integer(name: str, default: int, *, minimum: int = 0) -> int:
+    result = number(name, default, minimum=minimum)
+    if result != int(result):
+        raise BadSetting(f"{name}={result}: write a whole number")
+    return int(result)
+
+
+def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = text(name, default).lower()
+    if value not in allowed:
+        raise BadSetting(f"{name}={value!r}: write one of {', '.join(allowed)}")
+    return value
+
+
+def names(name: str, default: str = "") -> list[str]:
+    """Return a comma-separated list without blanks."""
+    return [part.strip() for part in text(name, default).split(",") if part.strip()]
+
+
+def database(url: str, *, base_dir: Path) -> dict[str, Any]:
+    """Return Django's database entry for `sqlite:///path` or `postgres://user:password@host:port/name`."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.split("+")[0]
+    if scheme in ("sqlite", "sqlite3", "file"):
+        path = unquote(parts.path[1:])  # three slashes: relative to the project; four: absolute
+        if not path:
+            raise BadSetting("DATABASE_URL: sqlite:/// needs a file name")
+        name = path if path == ":memory:" else str(base_dir / path)
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": name,
+            "OPTIONS": {
+                # One writer at a time, taken at the start of a transaction: a later
+                # upgrade from reader to writer fails at once instead of waiting.
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                # FULL: what the ledger has committed survives a power cut.
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-32000;",
+            },
+        }
+    if scheme in ("postgres", "postgresql"):
+        query = dict(parse_qsl(parts.query))
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": unquote(parts.path.lstrip("/")),
+            "USER": unquote(parts.username or ""),
+            "PASSWORD": unquote(parts.password or ""),
+            "HOST": unquote(parts.hostname or query.pop("host", "")),
+            "PORT": str(parts.port or ""),
+            "CONN_HEALTH_CHECKS": True,
+            "CONN_MAX_AGE": 60,
+            "OPTIONS": {"connect_timeout": int(query.pop("connect_timeout", 3)), **query},
+        }
+    raise BadSetting(f"DATABASE_URL: unknown scheme {parts.scheme!r}; write sqlite:///path or postgres://…")

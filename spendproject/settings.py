@@ -1,0 +1,229 @@
+"""
+Settings: the environment, read once. `docs/settings.md` lists every variable.
+
+Production is the default: DEBUG off, secrets from the environment (or the env
+file that `manage.py bootstrap` writes), a content security policy, secure cookies as
+soon as PUBLIC_URL is https.
+"""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
+from django.urls import reverse_lazy
+
+from spendproject import environment as env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env.load_env_file(Path(env.text("ENV_FILE", str(BASE_DIR / ".env"))))
+
+# -- who we are ------------------------------------------------------------------
+
+DEBUG = env.boolean("DEBUG")
+UNSET_SECRET_KEY = "not-set"  # noqa: S105  Django refuses an empty one before it can be made
+SECRET_KEY = env.text("SECRET_KEY", UNSET_SECRET_KEY)
+MASTER_KEY = env.text("MASTER_KEY", env.text("LITELLM_MASTER_KEY"))
+PUBLIC_URL = env.text("PUBLIC_URL", "http://localhost:4000")
+HOST = env.text("HOST", "0.0.0.0")  # noqa: S104  a gateway listens to the network
+PORT = env.integer("PORT", 4000)
+WEB_WORKERS = env.integer("WEB_WORKERS", 1, minimum=1)
+VAR_DIR = Path(env.text("VAR_DIR", str(BASE_DIR / "var")))
+
+# `*` because the gateway is reached under whatever name its clients know; the admin
+# is protected by its log-in and CSRF, and no page builds a link from the Host header.
+ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", "*")
+CSRF_TRUSTED_ORIGINS = env.names(
+    "CSRF_TRUSTED_ORIGINS", f"{urlsplit(PUBLIC_URL).scheme}://{urlsplit(PUBLIC_URL).netloc}"
+)
+
+# -- stores ----------------------------------------------------------------------
+
+DATABASES = {
+    "default": env.database(
+        env.text("DATABASE_URL", f"sqlite:///{VAR_DIR / 'spend.sqlite3'}"), base_dir=BASE_DIR
+    )
+}
+REDIS_URL = env.text("REDIS_URL")
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "customers.User"
+
+# -- the gateway -----------------------------------------------------------------
+
+MAX_BODY_BYTES = int(env.number("MAX_BODY_MB", 32) * 1024 * 1024)
+MAX_BODIES_BYTES = int(env.number("MAX_BODIES_MB", 512) * 1024 * 1024)  # per web process, all calls together
+BODY_IDLE_SECONDS = env.number("BODY_IDLE_SECONDS", 30)
+PLAIN_ANSWER_BUFFER_BYTES = int(env.number("PLAIN_ANSWER_BUFFER_MB", 8) * 1024 * 1024)
+STREAM_BUFFER_BYTES = int(env.number("STREAM_BUFFER_KB", 1024) * 1024)  # per call, towards a slow client
+STALLED_CLIENT_SECONDS = env.number("STALLED_CLIENT_SECONDS", 30)
+DISCONNECT_GRACE_SECONDS = env.number("DISCONNECT_GRACE_SECONDS", 30)
+CALL_SECONDS = env.number("CALL_SECONDS", 3600)
+DRAIN_SECONDS = env.number("DRAIN_SECONDS", 30)
+COOLDOWN_SECONDS = env.number("COOLDOWN_SECONDS", 5)
+USER_HEADER_MAPPINGS = env.names(
+    "USER_HEADER_MAPPINGS", "x-openwebui-user-id:internal_user,x-openwebui-user-email:customer"
+)
+EXTRA_SPEND_TAG_HEADERS = env.names("EXTRA_SPEND_TAG_HEADERS")
+USER_AGENT_TAGS = env.boolean("USER_AGENT_TAGS", True)
+INCLUDE_COST_IN_STREAMING_USAGE = env.boolean("INCLUDE_COST_IN_STREAMING_USAGE")
+STORE_PROMPTS = env.boolean("STORE_PROMPTS")
+DEMO_UPSTREAM = env.boolean("DEMO_UPSTREAM", True)
+REPORTING_TIME_ZONE = env.text("REPORTING_TIME_ZONE", "UTC")
+
+# How long a key that was seen stays known while the database is unreachable (C5).
+KEY_HARD_LIFE_SECONDS = env.number("KEY_HARD_LIFE_SECONDS", 3600)
+REFRESH_SECONDS = env.number("REFRESH_SECONDS", 0.5, minimum=0.05)
+
+JOURNAL_DIR = Path(env.text("JOURNAL_DIR", str(VAR_DIR / "journal")))
+JOURNAL_SYNC = env.choice("JOURNAL_SYNC", "interval", ("interval", "always"))
+JOURNAL_KEEP_DAYS = env.number("JOURNAL_KEEP_DAYS", 7)
+JOURNAL_KEEP_BYTES = int(env.number("JOURNAL_KEEP_MB", 2048) * 1024 * 1024)
+RECORDER_SECONDS = env.number("RECORDER_SECONDS", 0.2, minimum=0.01)
+RECORDER_BATCH = env.integer("RECORDER_BATCH", 1000, minimum=1)
+
+# -- Django ----------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "axes",
+    "csp",
+    "django_filters",
+    "rest_framework",
+    "customers",
+    "billing",
+    "proxy",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+ROOT_URLCONF = "spendproject.urls"
+ASGI_APPLICATION = "spendproject.asgi.application"
+WSGI_APPLICATION = "spendproject.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = Path(env.text("STATIC_ROOT", str(VAR_DIR / "static")))
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+LOGIN_URL = reverse_lazy("admin:login")
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+
+# -- security --------------------------------------------------------------------
+
+_BEHIND_TLS = PUBLIC_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _BEHIND_TLS
+SESSION_COOKIE_HTTPONLY = True
+SECURE_HSTS_SECONDS = 31_536_000 if _BEHIND_TLS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _BEHIND_TLS
+SECURE_SSL_REDIRECT = _BEHIND_TLS and env.boolean("SECURE_SSL_REDIRECT", True)
+SECURE_PROXY_SSL_HEADER = (
+    ("HTTP_X_FORWARDED_PROTO", "https") if env.boolean("TRUST_FORWARDED_PROTO") else None
+)
+X_FRAME_OPTIONS = "DENY"
+# Served in plain HTTP (the embedded default), these checks ask for what cannot work;
+# `make run` says so where it prints the address.
+SILENCED_SYSTEM_CHECKS = (
+    [] if _BEHIND_TLS else ["security.W004", "security.W008", "security.W012", "security.W016"]
+)
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+AXES_FAILURE_LIMIT = env.integer("LOGIN_FAILURE_LIMIT", 10, minimum=1)
+AXES_COOLOFF_TIME = env.number("LOGIN_COOLOFF_HOURS", 0.25)
+AXES_LOCKOUT_PARAMETERS = [["ip_address", "username"]]
+AXES_RESET_ON_SUCCESS = True
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        # The admin theme is written with Alpine.js, which evaluates its attributes,
+        # and sets styles inline; no script is inline.
+        "script-src": [SELF, UNSAFE_EVAL],
+        "style-src": [SELF, UNSAFE_INLINE],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF, "data:"],
+        "object-src": [NONE],
+        "base-uri": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+
+# -- the API ---------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["customers.api.KeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["customers.api.IsProxyAdmin"],
+    "DEFAULT_RENDERER_CLASSES": ["customers.api.ExactJSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "customers.api.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# -- Celery ----------------------------------------------------------------------
+
+CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", "filesystem://")
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
+CELERY_BEAT_SCHEDULE = {
+    "housekeeping": {"task": "billing.tasks.housekeeping", "schedule": 600.0, "options": {"expires": 300}},
+}
+if CELERY_BROKER_URL.startswith("filesystem://"):
+    _BROKER_DIR = VAR_DIR / "broker"
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": str(_BROKER_DIR / "queue"),
+        "data_folder_out": str(_BROKER_DIR / "queue"),
+        "control_folder": str(_BROKER_DIR / "control"),
+    }
+
+# -- logging: constant messages with arguments; never a key, a header or a body -----
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
+    "loggers": {"axes": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
+}
