@@ -47,12 +47,12 @@ class Estimator:
             rates.tokens_per_delta = _moved(rates.tokens_per_delta, output / deltas)
         rates.output_tokens = _moved(rates.output_tokens, output)
 
-    def before(self, model: str, *, body_bytes: int, max_output_tokens: int | None) -> Usage:
-        """Return what a call will probably use that has not been answered."""
+    def before(self, model: str, *, body_bytes: int, max_output_tokens: int | None) -> tuple[int, int]:
+        """Return the (input, output) tokens that a call will probably use."""
         rates = self._models.get(model)
         typical = rates.output_tokens if rates and rates.output_tokens is not None else DEFAULT_OUTPUT_TOKENS
         output = min(typical, max_output_tokens) if max_output_tokens else typical
-        return Usage(input_uncached=self._input(rates, body_bytes), output_text=max(1, round(output)))
+        return self._input(rates, body_bytes), max(1, round(output))
 
     def partial(self, model: str, *, body_bytes: int, seen: Usage, deltas: int, characters: int) -> Usage:
         """Return what a stream used that ended early.

@@ -16,6 +16,7 @@ adopts it, under its lock. What the records mean is in `records.py`; booking is 
 `recorder.py`.
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -41,6 +42,7 @@ _FRAME_HEAD = struct.Struct("<2sII")
 _HEADER_HEAD = struct.Struct("<4sI")
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 _MAX_HEADER_BYTES = 512
+_header = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 class Position(NamedTuple):
@@ -76,10 +78,14 @@ class Journal:
         self.id = uuid.uuid4()
         self.path = folder / str(self.id)
         folder.mkdir(parents=True, exist_ok=True)
-        self.path.mkdir()  # exclusively: never append to what is there
-        self._lock_fd = _lock(self.path)
-        if self._lock_fd is None:
-            raise JournalFull(errno.EAGAIN, "another process locked our new journal")
+        if self.path.exists():
+            raise FileExistsError(errno.EEXIST, "never append to what is there", str(self.path))
+        # Locked under a name that nobody adopts: between making and locking it, another
+        # process would take it for that of a dead one.
+        unlocked = folder / f"new-{self.id}"
+        unlocked.mkdir()
+        self._lock_fd = _lock(unlocked)
+        unlocked.rename(self.path)
         self._installation_id = installation_id
         self._segment_bytes = segment_bytes
         self._mutex = threading.Lock()  # guards the file descriptors at a change of segment
@@ -112,20 +118,28 @@ class Journal:
         except OSError as error:
             self._failed = True
             raise JournalFull(error.errno, "the journal cannot be written") from error
-        self._offset += written
         if written != len(data):
-            # A short write leaves a torn frame: this segment ends there (J5).
+            # A short write leaves a torn frame: this segment ends there (J5). The whole
+            # ones in front of it go too: whoever called us will write them again.
             self._failed = True
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._offset)
             raise JournalFull(errno.ENOSPC, "the disk took only part of a record")
+        self._offset += written
 
     def sync(self) -> Position:
         """Bring everything appended so far to the disk and return up to where. Raises: OSError."""
         with self._mutex:
             sealed, self._unsynced = self._unsynced, []
             fd, target = self._fd, self.end
-        for old in sealed:
-            os.fdatasync(old)
-            os.close(old)
+        while sealed:
+            try:
+                os.fdatasync(sealed[0])
+            except OSError:
+                with self._mutex:
+                    self._unsynced = sealed + self._unsynced
+                raise
+            os.close(sealed.pop(0))
         if target != self._synced:
             try:
                 os.fdatasync(fd)
@@ -150,22 +164,23 @@ class Journal:
             {"installation": self._installation_id.bytes, "journal": self.id.bytes, "segment": number}
         )
         data = _HEADER_HEAD.pack(_MAGIC, len(header)) + header
+        path = segment_path(self.path, number)
+        fd = -1
         try:
-            fd = os.open(
-                segment_path(self.path, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600
-            )
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
             if os.write(fd, data) != len(data):
                 raise OSError(errno.ENOSPC, "the disk is full")
+            _sync_folder(self.path)
         except OSError as error:
-            if number > 1:
-                segment_path(self.path, number).unlink(missing_ok=True)
+            if fd >= 0:
+                os.close(fd)
+                path.unlink(missing_ok=True)
             raise JournalFull(error.errno, "a new journal segment cannot be made") from error
         with self._mutex:
             if self._fd >= 0:
                 self._unsynced.append(self._fd)
             self._fd, self._segment, self._offset = fd, number, len(data)
             self._failed = False
-        _sync_folder(self.path)
 
 
 def segment_path(journal: Path, number: int) -> Path:
@@ -252,9 +267,12 @@ def _check_header(data: bytes, installation_id: uuid.UUID) -> int:
     if magic != _MAGIC:
         raise ForeignJournal("unknown format")
     end = _HEADER_HEAD.size + length
-    if len(data) < end:
+    if len(data) < min(end, _MAX_HEADER_BYTES):
         return len(data)
-    header: dict[str, Any] = msgspec.msgpack.decode(data[_HEADER_HEAD.size : end])
+    try:
+        header = _header.decode(data[_HEADER_HEAD.size : end])
+    except msgspec.MsgspecError:
+        raise ForeignJournal("its header cannot be read") from None
     if header.get("installation") != installation_id.bytes:
         raise ForeignJournal("belongs to another installation")
     return end
@@ -269,7 +287,7 @@ def _lock(journal: Path) -> int | None:
     """
     try:
         fd = os.open(journal, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

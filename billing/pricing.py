@@ -81,11 +81,15 @@ class ResolvedPrice:
         """Return the exact cost in nano-dollars, rounded once, half even."""
         rates = self.rates_for(usage)
         # Optimization: most calls fill two or three buckets of eleven; multiplying by zero is the cheap way.
-        millionths = sum(map(int.__mul__, usage, rates.per_mtok))
-        whole, rest = divmod(millionths, _TOKENS_PER_RATE)
-        if rest * 2 > _TOKENS_PER_RATE or (rest * 2 == _TOKENS_PER_RATE and whole & 1):
-            whole += 1
-        return whole + usage.web_searches * rates.per_web_search + rates.per_request
+        tokens_nano = _half_even(sum(map(int.__mul__, usage, rates.per_mtok)))
+        return tokens_nano + usage.web_searches * rates.per_web_search + rates.per_request
+
+    def estimate_nano(self, input_tokens: int, output_tokens: int) -> int:
+        """Return `cost_nano` of uncached input and plain output alone: every call asks this once."""
+        if self.tiers:
+            return self.cost_nano(Usage(input_uncached=input_tokens, output_text=output_tokens))
+        per_mtok = self.base.per_mtok
+        return _half_even(input_tokens * per_mtok[0] + output_tokens * per_mtok[4]) + self.base.per_request
 
     def explain(self, usage: Usage) -> list[CostPart]:
         """Return the lines whose costs add up to `cost_nano(usage)`, by largest remainder (M2)."""
@@ -109,6 +113,14 @@ class ResolvedPrice:
             CostPart(bucket, count, Decimal(rate).scaleb(-9), per, cost)
             for (bucket, count, rate, per), cost in zip(lines, shown, strict=True)
         ]
+
+
+def _half_even(millionths: int) -> int:
+    """Return tokens times rates as whole nano-dollars."""
+    whole, rest = divmod(millionths, _TOKENS_PER_RATE)
+    if rest * 2 > _TOKENS_PER_RATE or (rest * 2 == _TOKENS_PER_RATE and whole & 1):
+        return whole + 1
+    return whole
 
 
 def resolve(price: Price) -> ResolvedPrice:

@@ -46,8 +46,10 @@ class Sent(msgspec.Struct, array_like=True, tag=2, gc=False):
     provider: str
     upstream_model: str
     price_id: int | None
-    estimate: Usage  # what to book if no `closed` follows
-    estimate_nano: int | None  # its cost; None while the model has no price
+    # What to book if no `closed` follows: tokens, and their cost (None while the model has no price).
+    estimated_input: int
+    estimated_output: int
+    estimate_nano: int | None
 
 
 class Closed(msgspec.Struct, array_like=True, tag=3, gc=False):
@@ -110,7 +112,7 @@ def interrupted(opened: Opened, sent: Sent | None, *, at_us: int) -> Closed:
         error_type="interrupted",
         error_message="The gateway stopped while the call was under way; booked by its estimate.",
         usage_source="estimated",
-        usage=sent.estimate,
+        usage=Usage(input_uncached=sent.estimated_input, output_text=sent.estimated_output),
         price_id=sent.price_id,
         cost_nano=sent.estimate_nano,
         charge_nano=sent.estimate_nano,

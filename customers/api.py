@@ -87,7 +87,7 @@ class IsProxyAdmin(BasePermission):
     """The master key, or the key of a proxy admin."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        if not request.user.is_proxy_admin:
+        if not (isinstance(request.user, ApiCaller) and request.user.is_proxy_admin):
             raise ApiError("Only proxy admins may call this route.", status=403, type="auth_error")
         return True
 

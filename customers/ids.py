@@ -15,12 +15,22 @@ _RANDOM_A = 0xFFF << 64
 _RANDOM_B = (1 << 62) - 1
 
 
+def uuid7_bytes(milliseconds: int) -> bytes:
+    """Return the 16 bytes of a new UUIDv7 of the given Unix time in milliseconds."""
+    random = int.from_bytes(os.urandom(10), "big")
+    value = milliseconds << 80 | _VERSION_7 | (random & _RANDOM_A) | _VARIANT | (random & _RANDOM_B)
+    return value.to_bytes(16, "big")
+
+
 def uuid7_at(milliseconds: int) -> uuid.UUID:
     """Return a new UUIDv7 of the given Unix time in milliseconds."""
-    random = int.from_bytes(os.urandom(10), "big")
-    return uuid.UUID(
-        int=milliseconds << 80 | _VERSION_7 | (random & _RANDOM_A) | _VARIANT | (random & _RANDOM_B)
-    )
+    return uuid.UUID(bytes=uuid7_bytes(milliseconds))
+
+
+def uuid7_text(value: bytes) -> str:
+    """Return the usual spelling of a UUID's 16 bytes. Optimization: a fifth of `str(UUID(...))`."""
+    digits = value.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def first_uuid7_at(at: datetime) -> uuid.UUID:

@@ -67,19 +67,19 @@ class UsdField(models.BigIntegerField):
             raise ValidationError(f"not an amount of USD with at most {_PLACES} decimal places") from error
         return amount
 
-    def formfield(self, **kwargs: Any) -> forms.Field | None:  # type: ignore[override]
+    def formfield(self, **kwargs: Any) -> forms.Field | None:
         return models.Field.formfield(
             self, **{"form_class": forms.DecimalField, "max_digits": 19, "decimal_places": _PLACES, **kwargs}
         )
 
     def value_to_string(self, obj: models.Model) -> str:
         value = self.value_from_object(obj)
-        return "" if value is None else plain_usd(value)
+        return "" if value is None else plain_usd(Decimal(str(value)))
 
     @property
     def validators(self) -> list:
         # The integer field's range validators would compare USD with nano-dollars.
-        return list(self._validators)
+        return list(self._validators)  # type: ignore[attr-defined]
 
     @staticmethod
     def _decimal(value: Any) -> Decimal:

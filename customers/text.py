@@ -14,9 +14,15 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 def is_clean_id(value: str) -> bool:
     """Tell whether `value` may be an identifier: 1 to 255 printable characters."""
-    return 0 < len(value) <= MAX_ID_LENGTH and _UNPRINTABLE.search(value) is None
+    if not 0 < len(value) <= MAX_ID_LENGTH:
+        return False
+    # Optimization: nearly every id is plain ASCII, and that is known faster than a search.
+    return (value.isascii() and value.isprintable()) or _UNPRINTABLE.search(value) is None
 
 
 def clean_line(value: str, limit: int = MAX_ID_LENGTH) -> str:
     """Return free text (a user agent, an error message) as one storable line."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:limit])
+    line = value[:limit]
+    if line.isascii() and line.isprintable():
+        return line
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", line)

@@ -25,13 +25,13 @@ from billing.journal import JournalFull
 from billing.pricing import ResolvedPrice
 from billing.records import Closed, Opened, Sent
 from billing.usage import NO_USAGE, Usage
-from customers.money import from_nano, plain_usd
+from customers.money import NANO_PER_USD, from_nano
 from customers.text import clean_line
 from proxy.catalog import Target
 from proxy.channel import Channel
 from proxy.dialects.base import Ask, Dialect, Meter, UnreadableAnswer
 from proxy.errors import GatewayError, JournalAway, Unavailable, UpstreamFailed, UpstreamTimeout
-from proxy.headers import VERSION_HEADER, Headers, content_type, for_upstream, from_upstream, safe
+from proxy.headers import VERSION_HEADER, Headers, for_upstream, from_upstream, safe, value_of
 from proxy.relay import BodyReader, StreamRelay
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ logger = logging.getLogger(__name__)
 
 MAX_METERED_BYTES = 64 * 1024 * 1024  # of one plain answer; beyond it usage is estimated
 _ERROR_BYTES = 1024 * 1024
+_MAX_REMEMBERED = 1000
 _JSON = b"application/json"
+_IDENTITY = (b"accept-encoding", b"identity")
 
 
 class Head(NamedTuple):
@@ -69,6 +71,22 @@ class _Outcome(NamedTuple):
 class Call:
     """One call on its way. Made by `Gateway.start_call`, which runs it as a task."""
 
+    # Optimization: what a call starts with is on the class; setting it each time takes 2 µs.
+    task: asyncio.Task | None = None
+    _is_opened = False
+    _is_sent = False
+    _is_closed = False
+    _cut_reason = ""
+    _client_left = False
+    _target: Target | None = None
+    _upstream_model = ""
+    _price: ResolvedPrice | None = None
+    _response: httpx.Response | None = None
+    _body: BodyReader | None = None
+    _relay: StreamRelay | None = None
+    _channel: Channel | None = None
+    _first_token_us: int | None = None
+
     def __init__(
         self,
         gateway: "Gateway",
@@ -80,8 +98,7 @@ class Call:
         caller_headers: Headers,
     ) -> None:
         self.head: asyncio.Future[Head] = gateway.loop.create_future()
-        self.task: asyncio.Task | None = None
-        self.ends_at = time.monotonic() + gateway.settings.CALL_SECONDS
+        self.ends_at = time.monotonic() + gateway.limits.call_s
         self._gateway = gateway
         self._dialect = dialect
         self._ask = ask
@@ -90,19 +107,6 @@ class Call:
         self._targets = targets
         self._caller_headers = caller_headers
         self._attempts: list[dict[str, Any]] = []
-        self._is_opened = False
-        self._is_sent = False
-        self._is_closed = False
-        self._cut_reason = ""
-        self._client_left = False
-        self._target: Target | None = None
-        self._upstream_model = ""
-        self._price: ResolvedPrice | None = None
-        self._response: httpx.Response | None = None
-        self._body: BodyReader | None = None
-        self._relay: StreamRelay | None = None
-        self._channel: Channel | None = None
-        self._first_token_us: int | None = None
 
     # -- from outside --------------------------------------------------------------
 
@@ -110,7 +114,7 @@ class Call:
         """The client hung up, or stopped reading: go on for the grace, to get the provider's own usage."""
         if not self._client_left:
             self._client_left = True
-            grace = self._gateway.settings.DISCONNECT_GRACE_SECONDS
+            grace = self._gateway.limits.disconnect_grace_s
             self._gateway.loop.call_later(grace, self.cut, "client_disconnect")
 
     def cut(self, reason: str) -> None:
@@ -136,6 +140,7 @@ class Call:
             if self._channel is not None:
                 self._channel.end()
             await self._close_response()
+            self._gateway.calls.discard(self)
 
     async def _answer(self) -> None:
         targets = self._gateway.router.order(self._targets)
@@ -153,7 +158,8 @@ class Call:
                 self._gateway.router.failed(target)
                 await self._close_response()
                 continue
-            self._note_attempt(target, status=response.status_code)
+            if self._attempts:
+                self._note_attempt(target, status=response.status_code)
             await self._take(target, response)
             return
 
@@ -174,13 +180,13 @@ class Call:
         headers = for_upstream(self._caller_headers)
         headers += dialect.credential_headers(target)
         headers += target.headers
-        headers.append((b"accept-encoding", b"identity"))
+        headers.append(_IDENTITY)
         request = httpx.Request(
             "POST",
             target.url(dialect.base_url(target), dialect.UPSTREAM_PATH),
             headers=headers,
             stream=httpx.ByteStream(body),
-            extensions={"body": body},
+            extensions={"body": body, "read_ahead": not ask.streamed},
         )
         self._journal_sent(target)
         response = await gateway.transport(target).handle_async_request(request)
@@ -189,8 +195,7 @@ class Call:
 
     async def _take(self, target: Target, response: httpx.Response) -> None:
         """Relay and settle an answer whose head is there."""
-        headers = response.headers.raw
-        kind = content_type(headers)
+        kind = value_of(b"content-type", response.headers.raw)
         if not response.is_success:
             if response.status_code >= 500 or response.status_code == 429:
                 self._gateway.router.failed(target)
@@ -205,7 +210,7 @@ class Call:
     # -- a plain answer ------------------------------------------------------------
 
     async def _take_plain(self, target: Target, response: httpx.Response, kind: bytes) -> None:
-        data, is_whole = await self._read(response, self._gateway.settings.PLAIN_ANSWER_BUFFER_BYTES)
+        data, is_whole = await self._read(response, self._gateway.limits.plain_answer_bytes)
         if not is_whole:
             await self._take_large(response, kind, data)
             return
@@ -224,13 +229,14 @@ class Call:
 
     async def _take_large(self, response: httpx.Response, kind: bytes, data: bytes) -> None:
         """Pass on an answer above the buffer as it comes, without a cost header (C3)."""
+        body = self._body_reader()
         channel = self._open_channel(response, kind)
         channel.put(data)
         metered = [data]
         size = len(data)
         failure: UpstreamFailed | None = None
         try:
-            while (chunk := await self._body.read_chunk()) is not None:
+            while (chunk := await body.read_chunk()) is not None:
                 size += len(chunk)
                 if size <= MAX_METERED_BYTES:
                     metered.append(chunk)
@@ -255,34 +261,28 @@ class Call:
     async def _read(self, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
         """Return (up to a little more than `limit` bytes of the body, whether that is all)."""
         try:
-            chunk = await self._body.read_chunk()
-            if chunk is None:
-                return b"", True
-            chunks, size = [chunk], len(chunk)
-            while size <= limit:
-                chunk = await self._body.read_chunk()
-                if chunk is None:
-                    return b"".join(chunks) if len(chunks) > 1 else chunks[0], True
-                chunks.append(chunk)
-                size += len(chunk)
-            return b"".join(chunks), False
+            return await self._body_reader().read(limit)
         except httpx.TransportError as error:
             raise self._failed_attempt(self._target, error) from error
+
+    def _body_reader(self) -> BodyReader:
+        assert self._body is not None  # there is a response
+        return self._body
 
     # -- a streamed answer -----------------------------------------------------------
 
     async def _take_stream(self, target: Target, response: httpx.Response, kind: bytes) -> None:
-        settings = self._gateway.settings
         relay = self._relay = StreamRelay(
             self._dialect.Meter(),
             hides_usage=self._ask.adds_usage,
-            cost_of=self._cost_of if settings.INCLUDE_COST_IN_STREAMING_USAGE else None,
+            cost_of=self._cost_of if self._gateway.limits.cost_in_stream else None,
         )
+        body = self._body_reader()
         channel = self._open_channel(response, kind)
         meter = relay.meter
         failure: GatewayError | None = None
         try:
-            while (chunk := await self._body.read_chunk()) is not None:
+            while (chunk := await body.read_chunk()) is not None:
                 forwarded = relay.feed(chunk)
                 if self._first_token_us is None and meter.deltas:
                     self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
@@ -301,7 +301,7 @@ class Call:
     async def _forward(self, channel: Channel, data: bytes) -> None:
         channel.put(data)
         if channel.is_full:
-            await channel.wait_for_room(self._gateway.settings.STALLED_CLIENT_SECONDS)
+            await channel.wait_for_room(self._gateway.limits.stalled_client_s)
 
     def _stream_outcome(self, meter: Meter, failure: GatewayError | None) -> _Outcome:
         usage, source = meter.usage, "provider"
@@ -324,9 +324,7 @@ class Call:
         )
 
     def _open_channel(self, response: httpx.Response, kind: bytes) -> Channel:
-        channel = self._channel = Channel(
-            self._gateway.settings.STREAM_BUFFER_BYTES, on_gone=self.client_left
-        )
+        channel = self._channel = Channel(self._gateway.limits.stream_buffer_bytes, on_gone=self.client_left)
         if self.head.cancelled():  # the client left before the first byte
             channel.client_left()
         self._send_head(Head(200, self._headers(kind, response, None), channel=channel))
@@ -364,10 +362,10 @@ class Call:
         """Note a transport failure and return what the caller is told."""
         assert target is not None
         self._gateway.router.failed(target)
-        if not self._attempts or self._attempts[-1].get("status") is None or self._response is None:
-            self._note_attempt(target, error=type(error).__name__)
-        else:
+        if self._response is not None and self._attempts and "status" in self._attempts[-1]:
             self._attempts[-1]["error"] = type(error).__name__
+        else:
+            self._note_attempt(target, error=type(error).__name__)
         if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError | httpx.PoolTimeout):
             return UpstreamFailed(f"Upstream {target.upstream!r} cannot be reached.")
         if isinstance(error, httpx.TimeoutException):
@@ -403,7 +401,9 @@ class Call:
                 self._channel.put(self._dialect.stream_error(error, self._call_id))
         elif self._is_sent:
             # The provider is at work and will bill something: what was expected of the call.
-            outcome = _Outcome("interrupted", 503, self._estimate_before(), "estimated")
+            input_tokens, output_tokens = self._estimate_before()
+            usage = Usage(input_uncached=input_tokens, output_text=output_tokens)
+            outcome = _Outcome("interrupted", 503, usage, "estimated")
             outcome = outcome._replace(error_type=error.type, error_message=message)
         else:
             outcome = _Outcome("not_sent", 503, error_type=error.type, error_message=message)
@@ -418,7 +418,7 @@ class Call:
         """Write down that the call is about to be sent; if that cannot be written, it is not sent."""
         if not self._dialect.BILLABLE:
             return
-        estimate = self._estimate_before()
+        input_tokens, output_tokens = self._estimate_before()
         sent = Sent(
             self._opened.call_id,
             target.deployment_id,
@@ -426,8 +426,9 @@ class Call:
             target.provider,
             self._upstream_model,
             self._price.price_id if self._price else None,
-            estimate,
-            self._price.cost_nano(estimate) if self._price else None,
+            input_tokens,
+            output_tokens,
+            self._price.estimate_nano(input_tokens, output_tokens) if self._price else None,
         )
         try:
             if self._is_opened:
@@ -499,7 +500,7 @@ class Call:
 
     # -- estimates -----------------------------------------------------------------------
 
-    def _estimate_before(self) -> Usage:
+    def _estimate_before(self) -> tuple[int, int]:
         return self._gateway.estimator.before(
             self._upstream_model,
             body_bytes=len(self._ask.body),
@@ -534,27 +535,41 @@ class Call:
 
     def _headers(self, kind: bytes, response: httpx.Response | None, closed: Closed | None) -> Headers:
         """Return the answer's headers (contract 4). closed: None while a stream's cost is not known yet."""
-        target = self._target
         headers: Headers = [
             (b"content-type", kind or _JSON),
             (b"x-litellm-call-id", safe(self._opened.client_call_id or self._call_id)),
-            (b"x-litellm-model-group", safe(self._opened.model)),
-            VERSION_HEADER,
+            (b"x-litellm-attempted-fallbacks", b"%d" % max(0, len(self._attempts) - 1)),
         ]
-        if target is not None:
-            headers.append((b"x-litellm-model-id", b"%d" % target.deployment_id))
-            headers.append((b"x-litellm-model-name", safe(f"{target.provider}/{self._upstream_model}")))
-            headers.append((b"x-litellm-model-api-base", safe(self._dialect.base_url(target))))
-            headers.append((b"x-litellm-attempted-retries", b"0"))
-            headers.append((b"x-litellm-attempted-fallbacks", b"%d" % max(0, len(self._attempts) - 1)))
+        if self._target is None:
+            headers += (VERSION_HEADER, (b"x-litellm-model-group", safe(self._opened.model)))
+        else:
+            headers += self._target_headers(self._target)
         if closed is not None:
             duration_us = closed.ended_us - self._opened.started_us
             headers.append((b"x-litellm-response-duration-ms", b"%.3f" % (duration_us / 1000)))
             if closed.cost_nano is not None:
-                headers.append((b"x-litellm-response-cost", plain_usd(from_nano(closed.cost_nano)).encode()))
+                headers.append((b"x-litellm-response-cost", _written(closed.cost_nano)))
             headers.append((b"x-litellm-response-tokens", b"%d" % closed.usage.total_tokens))
         if response is not None:
             headers += from_upstream(response.headers.raw)
+        return headers
+
+    def _target_headers(self, target: Target) -> Headers:
+        """Return the headers that are the same for every call of this model to this target."""
+        key = (self._dialect.NAME, self._opened.model)
+        headers = target.answer_headers.get(key)
+        if headers is None:
+            headers = [
+                VERSION_HEADER,
+                (b"x-litellm-model-group", safe(self._opened.model)),
+                (b"x-litellm-model-id", b"%d" % target.deployment_id),
+                (b"x-litellm-model-name", safe(f"{target.provider}/{self._upstream_model}")),
+                (b"x-litellm-model-api-base", safe(self._dialect.base_url(target))),
+                (b"x-litellm-attempted-retries", b"0"),
+            ]
+            if len(target.answer_headers) > _MAX_REMEMBERED:  # behind a `*` callers choose the names
+                target.answer_headers.clear()
+            target.answer_headers[key] = headers
         return headers
 
     async def _close_response(self) -> None:
@@ -564,6 +579,12 @@ class Call:
                 await response.stream.aclose()  # type: ignore[union-attr]
             except Exception:
                 logger.debug("closing an upstream response failed", exc_info=True)
+
+
+def _written(nano: int) -> bytes:
+    """Return nano-dollars as a plain decimal number of USD: `0.001112`, `0`, `25`."""
+    whole, rest = divmod(nano, NANO_PER_USD)
+    return (b"%d.%09d" % (whole, rest)).rstrip(b"0") if rest else b"%d" % whole
 
 
 _CUT_MESSAGES = {

@@ -31,7 +31,7 @@ class Target:
     openai_base_url: str
     anthropic_base_url: str
     credential: str
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[bytes, bytes], ...]
     priority: int
     weight: int
     price: ResolvedPrice | None  # the override, if there is one
@@ -39,6 +39,7 @@ class Target:
     read_timeout_s: float
     # Optimization: URLs are parsed once per snapshot and path, not once per call.
     urls: dict[str, httpx.URL] = field(default_factory=dict)
+    answer_headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = field(default_factory=dict)
 
     def url(self, base: str, path: str) -> httpx.URL:
         key = base + path
@@ -141,7 +142,10 @@ def _target(deployment: Deployment) -> Target:
         openai_base_url=resolve_reference(upstream.openai_base_url).rstrip("/"),
         anthropic_base_url=_without_version(resolve_reference(upstream.anthropic_base_url)),
         credential=resolve_reference(upstream.credential),
-        headers=tuple((str(name).lower(), str(value)) for name, value in upstream.headers.items()),
+        headers=tuple(
+            (str(name).lower().encode("latin-1", "ignore"), str(value).encode("latin-1", "ignore"))
+            for name, value in upstream.headers.items()
+        ),
         priority=deployment.priority,
         weight=deployment.weight,
         price=resolve(deployment.price) if deployment.price else None,

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -20,8 +20,9 @@ from billing.installation import installation_id
 from billing.journal import Journal, JournalFull
 from billing.recorder import Recorder, Syncer
 from billing.records import Record
-from customers.ids import uuid7_at
+from customers.ids import uuid7_bytes, uuid7_text
 from proxy.authentication import Authenticator
+from proxy.body_waits import BodyWaits
 from proxy.callers import Callers
 from proxy.calls import Call
 from proxy.catalog import Catalog, Target
@@ -40,11 +41,43 @@ _SETTLE_SECONDS = 5.0  # what calls that were cut get, to write their last recor
 _DRAIN_JOURNAL_SECONDS = 10.0
 
 
+class Limits(NamedTuple):
+    """The settings that every call reads. Optimization: Django's settings object costs a look-up each."""
+
+    call_s: float
+    disconnect_grace_s: float
+    stalled_client_s: float
+    plain_answer_bytes: int
+    stream_buffer_bytes: int
+    cost_in_stream: bool
+    stores_prompts: bool
+    body_bytes: int
+    bodies_bytes: int
+    body_idle_s: float
+
+    @classmethod
+    def of(cls, settings: Any) -> "Limits":
+        return cls(
+            call_s=settings.CALL_SECONDS,
+            disconnect_grace_s=settings.DISCONNECT_GRACE_SECONDS,
+            stalled_client_s=settings.STALLED_CLIENT_SECONDS,
+            plain_answer_bytes=settings.PLAIN_ANSWER_BUFFER_BYTES,
+            stream_buffer_bytes=settings.STREAM_BUFFER_BYTES,
+            cost_in_stream=settings.INCLUDE_COST_IN_STREAMING_USAGE,
+            stores_prompts=settings.STORE_PROMPTS,
+            body_bytes=settings.MAX_BODY_BYTES,
+            bodies_bytes=settings.MAX_BODIES_BYTES,
+            body_idle_s=settings.BODY_IDLE_SECONDS,
+        )
+
+
 class Gateway:
     """A web process's state. Use `await start()` and `await stop()`; not reusable."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+        self.limits = Limits.of(settings)
+        self.body_waits = BodyWaits(settings.BODY_IDLE_SECONDS)
         self.loop = asyncio.get_running_loop()
         self.is_draining = False
         self.bodies_bytes = 0  # of all request bodies being read or relayed right now
@@ -127,8 +160,8 @@ class Gateway:
     def new_call_id(self) -> tuple[bytes, str, int]:
         """Return (id as bytes, id as text, Unix microseconds) of a call admitted now."""
         now_us = time.time_ns() // 1000
-        call_id = uuid7_at(now_us // 1000)
-        return call_id.bytes, str(call_id), now_us
+        call_id = uuid7_bytes(now_us // 1000)
+        return call_id, uuid7_text(call_id), now_us
 
     def start_call(
         self,
@@ -143,7 +176,6 @@ class Gateway:
         call = Call(self, dialect, ask, opened, call_id, targets, caller_headers)
         self.calls.add(call)
         call.task = self.loop.create_task(call.run())
-        call.task.add_done_callback(lambda _: self.calls.discard(call))
         return call
 
     def transport(self, target: Target) -> httpx.AsyncBaseTransport:
@@ -182,10 +214,11 @@ class Gateway:
             self._unwritten = waiting
 
     async def _sweep(self) -> None:
-        """Once a second: cut calls that take too long, retry unwritten records."""
+        """Once a second: cut calls and bodies that take too long, retry unwritten records."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             self._write_unwritten()
+            self.body_waits.sweep()
             now = time.monotonic()
             for call in [call for call in self.calls if now > call.ends_at]:
                 call.cut("time_limit")

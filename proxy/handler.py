@@ -11,14 +11,14 @@ after the key was checked; whatever goes wrong is answered in the caller's diale
 
 import asyncio
 import logging
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest
 from django.http.request import validate_host
+from django.http.response import HttpResponseBase
 from django.urls import get_resolver
-from django.utils.functional import cached_property
 
 from proxy import gateway
 from proxy.dialects import anthropic_messages, openai_chat
@@ -71,40 +71,43 @@ class ProxyRequest(HttpRequest):
 
     async def read_body(self) -> bytes:
         """Read the whole body into memory. Raises: BodyTooLarge, BodyTimeout, BadCall, Unavailable."""
-        limit = settings.MAX_BODY_BYTES
+        running = gateway.running()
+        limit = running.limits.body_bytes
         announced = self.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
+        length = int(announced) if announced.isdigit() else 0
+        if length > limit:
             await self._discard()
             raise _too_large(limit)
-        self._reserve(int(announced) if announced.isdigit() else 0)
+        self._reserve(length)
         try:
-            async with asyncio.timeout(settings.BODY_IDLE_SECONDS) as clock:
+            with running.body_waits:
                 message = await self._receive()
-                body = message.get("body", b"")
-                if not message.get("more_body"):
-                    return self._whole(message, body)
-                return await self._read_on([body], len(body), limit, clock)
-        except TimeoutError:
+            body = message.get("body", b"")
+            if message.get("more_body"):
+                return await self._read_on([body], len(body), limit)
+            return self._whole(message, body)
+        except asyncio.CancelledError:
+            if not running.body_waits.gave_up():
+                raise
             raise BodyTimeout(
-                f"The body did not arrive: nothing came for {settings.BODY_IDLE_SECONDS:g} seconds."
+                f"The body did not arrive: nothing came for {running.limits.body_idle_s:g} seconds."
             ) from None
 
-    async def _read_on(self, chunks: list[bytes], size: int, limit: int, clock: asyncio.Timeout) -> bytes:
-        loop = asyncio.get_running_loop()
+    async def _read_on(self, chunks: list[bytes], size: int, limit: int) -> bytes:
+        running = gateway.running()
         while True:
-            message = await self._receive()
+            with running.body_waits:
+                message = await self._receive()
             chunk = message.get("body", b"")
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:
-                clock.reschedule(None)
                 await self._discard()
                 raise _too_large(limit)
             if size > self.reserved_bytes:
                 self._reserve(len(chunk))
             if not message.get("more_body"):
                 return self._whole(message, b"".join(chunks))
-            clock.reschedule(loop.time() + settings.BODY_IDLE_SECONDS)
 
     def _whole(self, message: dict[str, Any], body: bytes) -> bytes:
         if message["type"] == "http.disconnect":
@@ -115,7 +118,7 @@ class ProxyRequest(HttpRequest):
     def _reserve(self, count: int) -> None:
         """Count bytes against what all bodies of this process may take together."""
         running = gateway.running()
-        if running.bodies_bytes + count > settings.MAX_BODIES_BYTES:
+        if running.bodies_bytes + count > running.limits.bodies_bytes:
             raise Unavailable("The gateway is holding too many large bodies right now; try again shortly.")
         running.bodies_bytes += count
         self.reserved_bytes += count
@@ -165,7 +168,7 @@ class ProxyHandler:
             if request.reserved_bytes:
                 request.release()
 
-    async def _respond(self, request: ProxyRequest) -> HttpResponse:
+    async def _respond(self, request: ProxyRequest) -> HttpResponseBase:
         try:
             _check_host(request.headers.get("host", ""))
             view, arguments = _resolve(request.path_info)

@@ -76,8 +76,12 @@ def _answer_verdict(name: bytes) -> tuple[bytes | None, bool]:
     return b"llm_provider-" + name, name in _COME_BACK or name.startswith(_COME_BACK_PREFIXES)
 
 
-def content_type(answer_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return next((value for name, value in answer_headers if name.lower() == b"content-type"), b"")
+def value_of(wanted: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the first value of a header; empty where it is not there. Names are in lower case."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return b""
 
 
 def safe(value: str) -> bytes:

@@ -67,8 +67,7 @@ class Identifier:
         """Return the call's origin. Raises: BadCall on an unusable id or tag, WrongPayer."""
         metadata = _mapping(said.metadata)
         litellm_metadata = _mapping(said.litellm_metadata)
-        user_agent = clean_line(headers.get("user-agent", ""))
-        agent = _agent(user_agent)
+        agent = _agent(headers.get("user-agent", ""))
         customer_id, session_id = self._customer(headers, said, metadata, litellm_metadata)
         session_id = (
             _header_id(headers, "x-litellm-session-id")
@@ -80,7 +79,7 @@ class Identifier:
             user_id=self._user(headers) or caller.user_id,
             session_id=session_id,
             tags=self._tags(headers, said, metadata, litellm_metadata, caller, agent),
-            user_agent=user_agent,
+            user_agent=agent.name,
             client_tool="Open WebUI" if "x-openwebui-user-id" in headers else agent.tool,
             client_call_id=_header_id(headers, "x-litellm-call-id"),
             metadata=_log_metadata(headers, metadata, litellm_metadata),
@@ -95,13 +94,13 @@ class Identifier:
             value = headers.get(name, "").strip()
             if value:
                 return _checked_id(_as_utf8(value), name), agent_session
-        for name, value in (
+        for name, said_id in (
             ("user", said.user),
             ("litellm_metadata.user", litellm_metadata.get("user")),
             ("metadata.user_id", agent_account or metadata.get("user_id")),
             ("safety_identifier", said.safety_identifier),
         ):
-            text = _as_text(value)
+            text = _as_text(said_id)
             if text:
                 return _checked_id(text, name), agent_session
         return None, agent_session
@@ -249,8 +248,9 @@ def _log_metadata(headers: Mapping[str, str], metadata: dict, litellm_metadata: 
 
 
 class Agent(NamedTuple):
-    """What a user agent tells: the automatic tags, and the tool's name where we know it."""
+    """What a user agent tells: itself as a clean line, the automatic tags, the tool where we know it."""
 
+    name: str
     tags: list[str]
     tool: str
 
@@ -278,11 +278,12 @@ _TOOLS = {
 
 
 @lru_cache(maxsize=2048)
-def _agent(user_agent: str) -> Agent:
+def _agent(header: str) -> Agent:
+    user_agent = clean_line(header)
     if not user_agent:
-        return Agent([], "")
+        return Agent("", [], "")
     product = user_agent.partition("/")[0].strip()
     tags = dict.fromkeys(
         [f"User-Agent: {product}"[:MAX_ID_LENGTH], f"User-Agent: {user_agent}"[:MAX_ID_LENGTH]]
     )
-    return Agent(list(tags), _TOOLS.get(product.lower(), ""))
+    return Agent(user_agent, list(tags), _TOOLS.get(product.lower(), ""))

@@ -16,21 +16,28 @@ import msgspec
 from billing.usage import Usage
 from proxy.dialects.base import Meter
 from proxy.dialects.sse import EventSplitter, data_of
+from proxy.headers import value_of
+
+_ONE_READ_BYTES = 65_536
 
 
 class BodyReader:
     """Reads a response's body chunk by chunk as received, also one compressed against our wish (C3)."""
 
     def __init__(self, response: httpx.Response) -> None:
-        # Our transports hand over chunks directly; any other httpx transport iterates.
+        # Our transport hands over chunks directly; any other httpx transport iterates.
         self._read = getattr(response.stream, "read_chunk", None) or _iterated(response)
-        encoding = response.headers.get("content-encoding", "identity").lower()
-        if encoding == "identity":
+        self._read_some = getattr(response.stream, "read_some", None)
+        headers = response.headers.raw
+        encoding = value_of(b"content-encoding", headers).lower()
+        length = value_of(b"content-length", headers)
+        self._length = int(length) if length.isdigit() and not encoding else None
+        if encoding in (b"", b"identity"):
             self._decoder = None
-        elif encoding in ("gzip", "x-gzip", "deflate"):
+        elif encoding in (b"gzip", b"x-gzip", b"deflate"):
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two
         else:
-            raise httpx.ReadError(f"the answer is encoded as {encoding}, which was not asked for")
+            raise httpx.ReadError(f"the answer is encoded as {encoding!r}, which was not asked for")
 
     async def read_chunk(self) -> bytes | None:
         """Return the next bytes, or None at the end. Raises: httpx.TransportError."""
@@ -44,6 +51,25 @@ class BodyReader:
             if decoded:
                 return decoded
         return None
+
+    async def read(self, limit: int) -> tuple[bytes, bool]:
+        """Return (the body, up to a little more than `limit`; whether that is all)."""
+        # Optimization: a small answer of known length takes one read, not one more to see its end.
+        if self._read_some is not None and self._length is not None and self._length <= _ONE_READ_BYTES:
+            data = await self._read_some(self._length) if self._length else b""
+            if data is not None and len(data) == self._length:
+                return data, True
+        else:
+            data = None
+        chunks = [data] if data else []
+        size = len(data or b"")
+        while size <= limit:
+            chunk = await self.read_chunk()
+            if chunk is None:
+                return b"".join(chunks), True
+            chunks.append(chunk)
+            size += len(chunk)
+        return b"".join(chunks), False
 
 
 def _iterated(response: httpx.Response) -> Callable[[], Awaitable[bytes | None]]:

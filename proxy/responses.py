@@ -7,6 +7,7 @@ reads them (tests, `AsyncRequestFactory`) these are ordinary Django responses.
 """
 
 from collections.abc import AsyncIterator
+from functools import cached_property
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -32,18 +33,18 @@ class _RawHeaders:
         self._reason_phrase = None
         self._charset = "utf-8"
 
-    @property
+    @cached_property
     def headers(self) -> ResponseHeaders:
         return ResponseHeaders(
             {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
         )
 
-    @property
+    @cached_property
     def cookies(self) -> SimpleCookie:
         return SimpleCookie()
 
 
-class WholeAnswer(_RawHeaders, HttpResponse):
+class WholeAnswer(_RawHeaders, HttpResponse):  # type: ignore[misc,override]
     """An answer with its body."""
 
     def __init__(self, status: int, raw_headers: Headers, body: bytes) -> None:
@@ -62,7 +63,7 @@ class WholeAnswer(_RawHeaders, HttpResponse):
         return cls(int(error.status), headers, dialect.error_body(error, call_id))
 
 
-class StreamedAnswer(_RawHeaders, StreamingHttpResponse):
+class StreamedAnswer(_RawHeaders, StreamingHttpResponse):  # type: ignore[misc,override]
     """An answer whose body comes through a channel."""
 
     def __init__(self, status: int, raw_headers: Headers, channel: Channel) -> None:

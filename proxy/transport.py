@@ -12,6 +12,7 @@ environment, and closing the response closes the connection.
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -25,15 +26,19 @@ from pyreqwest.exceptions import (
     RequestTimeoutError,
     WriteTimeoutError,
 )
+from pyreqwest.http import Url
 
 _IDLE_SECONDS = 55  # below the 60 s after which common servers and load balancers hang up
 _IDLE_PER_HOST = 1024
+_READ_AHEAD_BYTES = 65_536
+_MAX_REMEMBERED = 1000
 
 
 class PyreqwestTransport(httpx.AsyncBaseTransport):
     """Sends httpx requests through reqwest. Timeouts are the client's, set here, never a request's."""
 
     def __init__(self, *, connect_timeout_s: float, read_timeout_s: float) -> None:
+        self._urls: dict[httpx.URL, Url] = {}
         self._client: Client = (
             ClientBuilder()
             .no_proxy()
@@ -53,30 +58,54 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send and return once the response's head is there. Raises: httpx.TransportError."""
-        builder = self._client.request(request.method, str(request.url)).headers(
-            request.headers.multi_items()
-        )
-        body = request.extensions.get("body")
+        """Send and return once the response's head is there. Raises: httpx.TransportError.
+
+        extensions: `body`, the body as bytes, so that it need not be read from a stream;
+        `read_ahead`, for an answer that is not streamed: its body may come with its head.
+        """
+        extensions = request.extensions
+        body = extensions.get("body")
         if body is None:
             body = await request.aread()
-        streamed = builder.body_bytes(body).streamed_read_buffer_limit(0).build_streamed()
+        builder = (
+            self._client.request(request.method, self._url(request.url))
+            .headers([(_text(name), value.decode("latin-1")) for name, value in request.headers.raw])
+            .body_bytes(body)
+            .streamed_read_buffer_limit(_READ_AHEAD_BYTES if extensions.get("read_ahead") else 0)
+        )
+        streamed = builder.build_streamed()
         try:
             response = await streamed.__aenter__()
         except PyreqwestError as error:
             raise _as_httpx(error, request) from error
+        headers = [
+            (_bytes(name), value.encode("latin-1", "replace")) for name, value in response.headers.items()
+        ]
         return httpx.Response(
-            response.status,
-            headers=[
-                (name.encode("latin-1"), value.encode("latin-1", "replace"))
-                for name, value in response.headers.items()
-            ],
-            stream=_Stream(streamed, response, request),
-            request=request,
+            response.status, headers=headers, stream=_Stream(streamed, response, request), request=request
         )
+
+    def _url(self, url: httpx.URL) -> Url:
+        """Return reqwest's URL for httpx's. Optimization: there are a few, and parsing takes 2 µs."""
+        known = self._urls.get(url)
+        if known is None:
+            if len(self._urls) > _MAX_REMEMBERED:
+                self._urls.clear()
+            known = self._urls[url] = Url(str(url))
+        return known
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _text(name: bytes) -> str:
+    return name.decode("latin-1")
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _bytes(name: str) -> bytes:
+    return name.encode("latin-1")
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -98,6 +127,14 @@ class _Stream(httpx.AsyncByteStream):
         except PyreqwestError as error:
             raise _as_httpx(error, self._request) from error
         return None if chunk is None else bytes(chunk)
+
+    async def read_some(self, amount: int) -> bytes | None:
+        """Return up to `amount` bytes, or None at the end. Raises: httpx.TransportError."""
+        try:
+            data = await self._reader.read(amount)
+        except PyreqwestError as error:
+            raise _as_httpx(error, self._request) from error
+        return None if data is None else bytes(data)
 
     async def aclose(self) -> None:
         await self._streamed.__aexit__(None, None, None)

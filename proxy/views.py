@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 
 from billing.records import Closed, Opened
 from customers.text import clean_line
@@ -32,10 +33,10 @@ from proxy.identification import Attribution
 from proxy.responses import StreamedAnswer, WholeAnswer
 
 
-def _route(dialect: Any) -> Callable[..., Awaitable[HttpResponse]]:
+def _route(dialect: Any) -> Callable[..., Awaitable[HttpResponseBase]]:
     """Return the view that serves POSTs in `dialect`."""
 
-    async def view(request: HttpRequest, model: str | None = None) -> HttpResponse:
+    async def view(request: HttpRequest, model: str | None = None) -> HttpResponseBase:
         return await serve(request, dialect, model)
 
     return view
@@ -49,7 +50,7 @@ messages = _route(anthropic_messages)
 count_tokens = _route(anthropic_count_tokens)
 
 
-async def serve(request: HttpRequest, dialect: Dialect, model: str | None) -> HttpResponse:
+async def serve(request: HttpRequest, dialect: Dialect, model: str | None) -> HttpResponseBase:
     """Serve one call in `dialect`. model: named by the path, where it is."""
     running = gateway.running()
     call_id, call_id_text, now_us = running.new_call_id()
@@ -60,7 +61,7 @@ async def serve(request: HttpRequest, dialect: Dialect, model: str | None) -> Ht
         caller = await running.authenticator.authenticate(request.headers)
         ask = dialect.read_call(await read_body(request), model)
         origin = running.identifier.attribute(request.headers, ask.said, caller)
-        opened = _opened(call_id, now_us, dialect, ask, caller, origin, running.settings.STORE_PROMPTS)
+        opened = _opened(call_id, now_us, dialect, ask, caller, origin, running.limits.stores_prompts)
         targets = admission.admit(running, dialect, ask, caller, origin)
     except GatewayError as error:
         if caller is not None and dialect.BILLABLE:

@@ -8,6 +8,7 @@ drained after the last.
 import gc
 import logging
 import os
+from functools import lru_cache
 from typing import Any
 
 import django
@@ -31,12 +32,17 @@ _proxy = ProxyHandler()
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """The ASGI application of the whole site."""
     if scope["type"] == "http":
-        if scope["path"].split("/", 2)[1:2] and scope["path"].split("/", 2)[1] in FIRST_SEGMENTS:
+        if _is_proxied(scope["path"]):
             await _proxy(scope, receive, send)
         else:
             await _django(scope, receive, send)
     elif scope["type"] == "lifespan":
         await _lifespan(receive, send)
+
+
+@lru_cache(maxsize=4096)
+def _is_proxied(path: str) -> bool:
+    return path.lstrip("/").partition("/")[0] in FIRST_SEGMENTS
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

@@ -60,11 +60,15 @@ def record_changes(kind: str, object_ids: Iterable[Any]) -> None:
 class TrackedQuerySet(models.QuerySet):
     """A queryset whose bulk writes are changes too."""
 
+    @property
+    def _kind(self) -> str:
+        return self.model._meta.label_lower
+
     def update(self, **kwargs: Any) -> int:
         with transaction.atomic(using=self.db):
             changed = list(self.values_list("pk", flat=True)[: MAX_LISTED + 1])
             count = super().update(**kwargs)
-            record_changes(self.model.change_kind(), changed)
+            record_changes(self._kind, changed)
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]
@@ -73,7 +77,7 @@ class TrackedQuerySet(models.QuerySet):
         with transaction.atomic(using=self.db):
             changed = list(self.values_list("pk", flat=True)[: MAX_LISTED + 1])
             result = super().delete()
-            record_changes(self.model.change_kind(), changed)
+            record_changes(self._kind, changed)
         return result
 
     delete.alters_data = True  # type: ignore[attr-defined]
@@ -82,7 +86,7 @@ class TrackedQuerySet(models.QuerySet):
     def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
         with transaction.atomic(using=self.db):
             created = super().bulk_create(objs, *args, **kwargs)
-            record_changes(self.model.change_kind(), ["" if obj.pk is None else obj.pk for obj in created])
+            record_changes(self._kind, ["" if obj.pk is None else obj.pk for obj in created])
         return created
 
 
@@ -94,18 +98,14 @@ class TrackedModel(models.Model):
     class Meta:
         abstract = True
 
-    @classmethod
-    def change_kind(cls) -> str:
-        return cls._meta.label_lower
-
     def save(self, *args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
             super().save(*args, **kwargs)
-            record_changes(self.change_kind(), [self.pk])
+            record_changes(self._meta.label_lower, [self.pk])
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         with transaction.atomic():
             object_id = self.pk
             result = super().delete(*args, **kwargs)
-            record_changes(self.change_kind(), [object_id])
+            record_changes(self._meta.label_lower, [object_id])
         return result

@@ -46,7 +46,7 @@ class VirtualKey(TrackedModel):
     updated_at = models.DateTimeField(auto_now=True)
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
-    objects = VirtualKeyQuerySet.as_manager()
+    objects = VirtualKeyQuerySet.as_manager()  # type: ignore[misc]
 
     class Meta:
         verbose_name = "virtual key"

@@ -34,7 +34,7 @@ class User(TrackedModel, AbstractUser):
     metadata = models.JSONField(default=dict, blank=True)
     budget = models.ForeignKey(Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="users")
 
-    objects = TrackedUserManager()  # type: ignore[misc,assignment]
+    objects = TrackedUserManager()  # type: ignore[misc]
 
     def __str__(self) -> str:
         return self.alias or self.email or self.username or self.id

@@ -1,8 +1,8 @@
 """
 Anthropic Messages: POST /v1/messages.
 
-`input_tokens` leaves out cached reads and writes, so nothing is subtracted; thinking
-is inside `output_tokens`. In a stream `message_start` has the input side and a
+`input_tokens` leaves out cached reads and writes, so nothing is subtracted there; thinking
+is inside `output_tokens`, and newer servers say how much of it. In a stream `message_start` has the input side and a
 provisional output, `message_delta` the cumulative output (the last one wins; newer
 servers repeat the input side there). Source: anthropic-sdk-python,
 src/anthropic/types/usage.py, message_delta_usage.py; errors: docs, "Errors"
@@ -51,6 +51,10 @@ class _CacheCreation(msgspec.Struct):
     ephemeral_1h_input_tokens: int | None = 0
 
 
+class _OutputDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
 class _ServerToolUse(msgspec.Struct):
     web_search_requests: int | None = 0
 
@@ -61,6 +65,7 @@ class _Usage(msgspec.Struct):
     cache_creation_input_tokens: int | None = None
     cache_creation: _CacheCreation | None = None
     output_tokens: int | None = None
+    output_tokens_details: _OutputDetails | None = None
     server_tool_use: _ServerToolUse | None = None
     service_tier: str | None = ""
 
@@ -133,13 +138,18 @@ def _buckets(said: _Usage, before: Usage) -> Usage:
     elif said.cache_creation_input_tokens is not None:
         # The total alone: whatever is not known to be written for an hour is written for five minutes.
         written_5m = max(0, said.cache_creation_input_tokens - written_1h)
+    output = before.completion_tokens if output is None else max(0, output)
+    details = said.output_tokens_details
+    thinking = before.reasoning if details is None else max(0, details.thinking_tokens or 0)
+    reasoning = min(thinking, output)
     tools = said.server_tool_use
     return Usage(
         input_uncached=before.input_uncached if uncached is None else uncached,
         cache_read=before.cache_read if read is None else read,
         cache_write_5m=written_5m,
         cache_write_1h=written_1h,
-        output_text=before.output_text if output is None else output,
+        output_text=output - reasoning,
+        reasoning=reasoning,
         web_searches=before.web_searches if tools is None else tools.web_search_requests or 0,
     )
 

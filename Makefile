@@ -1,0 +1,58 @@
+# Two commands do everything: `make run` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lock bench chaos screenshots clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(VENV)/run.installed  ## Set everything up and serve on port 4000, the Celery worker beside it.
+	@$(BIN)/python manage.py bootstrap
+	@exec $(BIN)/supervisord -c spendproject/supervisord.conf
+
+test: $(VENV)/dev.installed  ## Run the suite: PostgreSQL and Redis where they answer locally, else SQLite.
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/dev.installed  ## Format, lint, types, imports, migrations.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python manage.py makemigrations --check --dry-run
+	DJANGO_SETTINGS_MODULE=tests.settings $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+format: $(VENV)/dev.installed  ## Bring the code into form.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.installed  ## Measure throughput and latency beside nginx; writes docs/benchmarks.md.
+	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/dev.installed  ## The long fault tests: aborts, kills, stopped databases. Minutes.
+	CHAOS=long $(BIN)/python -m pytest -q tests/chaos $(ARGS)
+
+lock: $(VENV)/dev.installed  ## Pin the newest versions that pyproject.toml allows, with hashes.
+	$(BIN)/pip install -q pip-tools
+	$(BIN)/pip-compile -q --upgrade --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --allow-unsafe -o requirements/run.txt pyproject.toml
+	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --allow-unsafe --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
+
+clean:  ## Remove the virtual environment and caches. Data in var/ stays.
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "A virtual environment cannot be made. On Debian: apt install python3-venv"; exit 1; }
+
+$(VENV)/run.installed: requirements/run.txt | $(VENV)/bin/python
+	@echo "Installing dependencies (once; about a minute) …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/run.txt
+	@touch $@
+
+$(VENV)/dev.installed: requirements/dev.txt | $(VENV)/bin/python
+	@echo "Installing development dependencies (once) …"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@ $(VENV)/run.installed

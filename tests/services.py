@@ -1,0 +1,62 @@
+"""
+The services that a run of the suite found: which database, whether Redis.
+
+The database is chosen in `tests/settings.py`. Redis is REDIS_URL from the
+environment, else the one on its standard local port, else none.
+"""
+
+import os
+from functools import lru_cache
+
+import psycopg
+import redis
+from django.conf import settings
+
+_REDIS_URL = "redis://127.0.0.1:6379/15"  # the last of its databases: no one's favourite
+
+
+@lru_cache(maxsize=1)
+def redis_url() -> str:
+    """Return where Redis answers, or "" where it does not."""
+    url = os.environ.get("TEST_REDIS_URL") or os.environ.get("REDIS_URL") or _REDIS_URL
+    try:
+        with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+            client.ping()
+    except redis.RedisError:
+        return ""
+    return url
+
+
+def is_postgresql() -> bool:
+    return settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
+
+
+def description() -> str:
+    """Say what the run used, e.g. `PostgreSQL 15 (127.0.0.1:5432), Redis 7`."""
+    return f"{_database()}, {_redis()}"
+
+
+def missing(required: str) -> list[str]:
+    """Return which of the services named in `required` ("postgresql redis") this run lacks."""
+    found = {"postgresql": is_postgresql, "redis": redis_url}
+    unknown = set(required.split()) - set(found)
+    if unknown:
+        raise ValueError(f"CI_REQUIRES: unknown services {sorted(unknown)}; known are {sorted(found)}")
+    return [name for name in required.split() if not found[name]()]
+
+
+def _database() -> str:
+    if not is_postgresql():
+        import sqlite3
+
+        return f"SQLite {sqlite3.sqlite_version}"
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        version = connection.info.server_version // 10_000
+        return f"PostgreSQL {version} ({connection.info.host}:{connection.info.port})"
+
+
+def _redis() -> str:
+    if not redis_url():
+        return "no Redis"
+    with redis.Redis.from_url(redis_url()) as client:
+        return f"Redis {client.info('server')['redis_version'].split('.')[0]}"
