@@ -59,12 +59,12 @@ class ProxyRequest(HttpRequest):
         return headers
 
     @cached_property
-    def META(self) -> dict[str, Any]:
+    def META(self) -> dict[str, Any]:  # type: ignore[override]
         names = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in self.headers}
         return {names[name]: value for name, value in self.headers.items()}
 
     @cached_property
-    def GET(self) -> Any:
+    def GET(self) -> Any:  # type: ignore[override]
         from django.http import QueryDict
 
         return QueryDict(self.scope.get("query_string", b""))
