@@ -85,6 +85,8 @@ class Journal:
         unlocked = folder / f"new-{self.id}"
         unlocked.mkdir()
         self._lock_fd = _lock(unlocked)
+        if self._lock_fd is None:
+            raise JournalFull(errno.ENOLCK, "our new journal cannot be locked")
         unlocked.rename(self.path)
         self._installation_id = installation_id
         self._segment_bytes = segment_bytes

@@ -11,6 +11,7 @@ and retrying is in `recorder.py`.
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -86,7 +87,9 @@ _to_json = msgspec.json.Encoder().encode
 def _insert_logs(cursor: Any, calls: Sequence[CallRecords]) -> None:
     rows = map(_log_row, calls)
     if connection.vendor == "postgresql":
-        with cursor.copy(f"COPY billing_spendlog ({_COLUMN_LIST}) FROM STDIN") as copy:
+        statement = f"COPY billing_spendlog ({_COLUMN_LIST}) FROM STDIN"
+        # Django wraps a cursor's own methods; what COPY raises would stay psycopg's.
+        with connection.wrap_database_errors, cursor.copy(statement) as copy:
             for row in rows:
                 copy.write_row(row)
     else:
@@ -134,8 +137,8 @@ def _log_row(call: CallRecords) -> tuple:
         closed.price_id,
         closed.cost_nano,
         closed.charge_nano,
-        max(0, closed.ended_us - opened.started_us) // 1000,
-        None if first_token_us is None else max(0, first_token_us) // 1000,
+        _milliseconds(closed.ended_us - opened.started_us),
+        None if first_token_us is None else _milliseconds(first_token_us),
         _to_json(opened.metadata).decode() if opened.metadata else "{}",
         opened.request_body,
         closed.response_body,
@@ -149,19 +152,37 @@ def _uuid(raw: bytes) -> str:
 
 def _timestamp(us: int) -> str:
     """Return Unix microseconds as naive UTC: SQLite stores that, PostgreSQL's session is in UTC."""
-    return datetime.fromtimestamp(us / 1_000_000, UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    second, fraction = divmod(us, 1_000_000)
+    return f"{_second(second)}.{fraction:06d}"
+
+
+@lru_cache(maxsize=1024)
+def _second(at_s: int) -> str:
+    # Optimization: the calls of a batch fall into a few seconds.
+    return datetime.fromtimestamp(at_s, UTC).replace(tzinfo=None).isoformat(" ")
+
+
+def _milliseconds(us: int) -> int:
+    """Return a duration as its column takes it: a journal may be adopted months later."""
+    return min(max(0, us) // 1000, _MAX_MILLISECONDS)
+
+
+_MAX_MILLISECONDS = (1 << 31) - 1
 
 
 # -- customers and totals ------------------------------------------------------------
 
 
 def _upsert_customers(cursor: Any, calls: Iterable[CallRecords]) -> None:
-    """Make the customers that are seen for the first time; leave all others as they are (H12)."""
+    """Make the customers that are seen for the first time; leave all others as they are (H12).
+
+    A call that failed makes none, unless the provider bills it: a stream that broke off.
+    """
     now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
     seen = {
         call.opened.customer_id
         for call in calls
-        if call.opened.customer_id and call.closed.status not in _SPENT_NOTHING
+        if call.opened.customer_id and (call.closed.status not in _SPENT_NOTHING or call.closed.cost_nano)
     }
     _insert_many(
         cursor,
@@ -198,9 +219,9 @@ def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
             if total is None:
                 totals[holder] = amounts.copy()
             else:
-                for i in range(7):
-                    total[i] += amounts[i]
-                total[7] = max(total[7], amounts[7])
+                total[:7] = map(int.__add__, total, amounts[:7])
+                if amounts[7] > total[7]:
+                    total[7] = amounts[7]
     rows = [(*holder, *amounts[:7], _timestamp(amounts[7])) for holder, amounts in sorted(totals.items())]
     names = [name for _, name in _TOTAL_COLUMNS]
     table = SpendTotal._meta.db_table
@@ -292,7 +313,6 @@ def quarantined(call: CallRecords, problem: str) -> CallRecords:
         model="",
         streamed=False,
     )
-    storable = closed.cost_nano is not None and abs(closed.cost_nano) < 1 << 62
     return CallRecords(
         minimal,
         Closed(
@@ -302,10 +322,14 @@ def quarantined(call: CallRecords, problem: str) -> CallRecords:
             error_type="quarantined",
             error_message=problem[:400].encode("ascii", "replace").decode().replace("\0", "?"),
             usage_source=SpendLog.UsageSource.NONE.value,
-            cost_nano=closed.cost_nano if storable else None,
-            charge_nano=closed.charge_nano if storable else None,
+            cost_nano=_storable(closed.cost_nano),
+            charge_nano=_storable(closed.charge_nano),
         ),
     )
+
+
+def _storable(nano: int | None) -> int | None:
+    return nano if nano is not None and abs(nano) < 1 << 62 else None
 
 
 _LAST_STORABLE_US = 4_102_444_800_000_000  # the year 2100

@@ -61,6 +61,7 @@ class JournalReader:
         self._installation_id = installation_id
         self._opened: dict[bytes, tuple[Opened, int]] = {}  # call id → (record, its segment)
         self._sent: dict[bytes, Sent] = {}
+        self._taken: list[CallRecords] = []  # while `take` runs: a read that fails half-way loses nothing
         self._records: Iterator[tuple[Record | Damage, Position]] | None = None
 
     def take(self, limit: int, *, until: Position | None = None) -> list[CallRecords]:
@@ -68,7 +69,7 @@ class JournalReader:
 
         A stretch that was begun is read to its own end before `until` counts.
         """
-        calls: list[CallRecords] = []
+        calls = self._taken
         if self._records is None:
             self._records = read(self.path, self.position, installation_id=self._installation_id, until=until)
         for record, position in self._records:
@@ -84,8 +85,10 @@ class JournalReader:
             else:
                 calls.append(self._damaged(record))
             if len(calls) >= limit:
-                return calls
-        self._records = None
+                break
+        else:
+            self._records = None
+        self._taken = []
         return calls
 
     def open_calls(self) -> list[tuple[Opened, Sent | None]]:
@@ -132,6 +135,10 @@ class JournalBooker:
         self._pending: list[CallRecords] = []  # taken, but not in the database yet
         self.booked = booked
 
+    @property
+    def has_pending(self) -> bool:
+        return bool(self._pending)
+
     def book_next(self, limit: int, *, until: Position | None = None) -> int:
         """Book up to `limit` calls and return how many.
 
@@ -173,6 +180,7 @@ class JournalBooker:
             if call.opened.call_id in present:
                 logger.critical("call %s is in the log already; not booked again", call.opened.call_id.hex())
                 continue
+            present.add(call.opened.call_id)  # a batch may hold a call twice, too
             problem = self._problem_with(call)
             storable.append(call if problem is None else ledger.quarantined(call, problem))
         ledger.book(Booking(self._journal_id, storable, self.booked, behind))
@@ -274,7 +282,7 @@ class Syncer(threading.Thread):
         except OSError:
             logger.exception("the journal cannot be synced")
             time.sleep(0.2)
-            self._waiting = waiting + self._waiting
+            self._waiting[:0] = waiting  # in place: the event loop may append meanwhile
             return
         for loop, future in waiting:
             loop.call_soon_threadsafe(_resolve, future)
@@ -311,6 +319,7 @@ class Recorder(threading.Thread):
         self._booker = JournalBooker(journal.id, self._reader)
         self._finished_orphans: set[str] = set()
         self._foreign: set[str] = set()
+        self._troubled: set[str] = set()  # journals that could not be adopted, and were reported
         self._stop_event = threading.Event()
         self._next_adoption = 0.0
         self._next_housekeeping = 0.0
@@ -402,6 +411,13 @@ class Recorder(threading.Thread):
             except ForeignJournal as error:
                 logger.error("journal %s is left alone: %s", path.name, error)
                 self._foreign.add(path.name)
+            except (OperationalError, InterfaceError):
+                raise  # the database is away, for all of them
+            except Exception:
+                # The others must not wait for this one; it is tried again with the next round.
+                if path.name not in self._troubled:
+                    logger.exception("journal %s cannot be adopted", path.name)
+                self._troubled.add(path.name)
             finally:
                 orphan.release()
 
@@ -422,6 +438,8 @@ class Recorder(threading.Thread):
                 orphan.release()
 
     def _remove_own_segments(self) -> None:
+        if self._booker.has_pending:
+            return  # the `opened` of a call that is read but not booked may be anywhere
         needed = self._reader.oldest_open_segment()
         for number in segments_of(self._journal.path):
             path = segment_path(self._journal.path, number)

@@ -25,6 +25,8 @@ def read_secret(header: Callable[[str], str | None]) -> str | None:
     if value := header("x-litellm-api-key"):
         return _without_scheme(value) or value.strip()
     if value := header("authorization"):
+        if value.startswith("Bearer sk-"):  # nearly always
+            return value[7:].rstrip()
         secret = _without_scheme(value)
         if secret is None:
             raise MalformedKey

@@ -397,6 +397,13 @@ class LockTests(JournalCase):
         self.assertNotEqual(one.path, other.path)
         self.assertEqual(uuid.UUID(one.path.name), one.id)
 
+    def test_it_takes_no_calls_where_files_cannot_be_locked(self):
+        with (
+            mock.patch("billing.journal.fcntl.flock", side_effect=OSError(errno.ENOLCK, "no locks")),
+            self.assertRaises(JournalFull),
+        ):
+            Journal(self.folder, INSTALLATION)
+
     def test_it_never_opens_a_journal_that_is_there_already(self):
         there = self.make()
 
@@ -489,6 +496,13 @@ class ForeignTests(JournalCase):
 
     def test_a_format_of_the_future_is_not_read(self):
         self.segment.write_bytes(b"SPJ2" + self.segment.read_bytes()[4:])
+
+        with self.assertRaises(ForeignJournal):
+            records_in(self.path)
+
+    def test_a_header_of_a_damaged_length_is_no_empty_segment(self):
+        data = self.segment.read_bytes()
+        self.segment.write_bytes(data[:4] + (1 << 30).to_bytes(4, "little") + data[8:] + bytes(512))
 
         with self.assertRaises(ForeignJournal):
             records_in(self.path)
