@@ -31,8 +31,17 @@ from proxy.catalog import Target
 from proxy.channel import Channel
 from proxy.dialects.base import Ask, Dialect, Meter, UnreadableAnswer
 from proxy.errors import GatewayError, JournalAway, Unavailable, UpstreamFailed, UpstreamTimeout
-from proxy.headers import VERSION_HEADER, Headers, for_upstream, from_upstream, safe, value_of
+from proxy.headers import (
+    VERSION_HEADER,
+    Headers,
+    UpstreamHeaders,
+    for_upstream,
+    from_upstream,
+    safe,
+    value_of,
+)
 from proxy.relay import BodyReader, StreamRelay
+from proxy.transport import raw_headers_of
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
@@ -177,25 +186,35 @@ class Call:
             include_usage=ask.adds_usage,
             said=ask.said,
         )
-        headers = for_upstream(self._caller_headers)
-        headers += dialect.credential_headers(target)
-        headers += target.headers
-        headers.append(_IDENTITY)
+        headers = self._request_headers(target)
         request = httpx.Request(
             "POST",
             target.url(dialect.base_url(target), dialect.UPSTREAM_PATH),
-            headers=headers,
+            headers=headers.parsed,
             stream=httpx.ByteStream(body),
-            extensions={"body": body, "read_ahead": not ask.streamed},
+            extensions={"body": body, "header_texts": headers.texts, "read_ahead": not ask.streamed},
         )
         self._journal_sent(target)
         response = await gateway.transport(target).handle_async_request(request)
         self._response, self._body = response, BodyReader(response)
         return response
 
+    def _request_headers(self, target: Target) -> UpstreamHeaders:
+        """Return what goes upstream. Optimization: a program sends the same headers with all its calls."""
+        passed_on = tuple(for_upstream(self._caller_headers))
+        key = (self._dialect.NAME, passed_on)
+        headers = target.request_headers.get(key)
+        if headers is None:
+            credential = self._dialect.credential_headers(target)
+            headers = UpstreamHeaders.of([*passed_on, *credential, *target.headers, _IDENTITY])
+            if len(target.request_headers) > _MAX_REMEMBERED:
+                target.request_headers.clear()
+            target.request_headers[key] = headers
+        return headers
+
     async def _take(self, target: Target, response: httpx.Response) -> None:
         """Relay and settle an answer whose head is there."""
-        kind = value_of(b"content-type", response.headers.raw)
+        kind = value_of(b"content-type", raw_headers_of(response))
         if not response.is_success:
             if response.status_code >= 500 or response.status_code == 429:
                 self._gateway.router.failed(target)
@@ -551,7 +570,7 @@ class Call:
                 headers.append((b"x-litellm-response-cost", _written(closed.cost_nano)))
             headers.append((b"x-litellm-response-tokens", b"%d" % closed.usage.total_tokens))
         if response is not None:
-            headers += from_upstream(response.headers.raw)
+            headers += from_upstream(raw_headers_of(response))
         return headers
 
     def _target_headers(self, target: Target) -> Headers:

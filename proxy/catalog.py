@@ -15,6 +15,7 @@ from billing.price_sources import canonical_model
 from billing.pricing import PriceBook, ResolvedPrice, resolve
 from proxy.credentials import ENVIRONMENT_PREFIX
 from proxy.credentials import resolve as resolve_reference
+from proxy.headers import UpstreamHeaders
 from proxy.models import Deployment, Upstream
 
 
@@ -39,6 +40,7 @@ class Target:
     read_timeout_s: float
     # Optimization: URLs are parsed once per snapshot and path, not once per call.
     urls: dict[str, httpx.URL] = field(default_factory=dict)
+    request_headers: dict[tuple, UpstreamHeaders] = field(default_factory=dict)
     answer_headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = field(default_factory=dict)
 
     def url(self, base: str, path: str) -> httpx.URL:

@@ -11,7 +11,7 @@ after the key was checked; whatever goes wrong is answered in the caller's diale
 
 import asyncio
 import logging
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -19,6 +19,7 @@ from django.http import Http404, HttpRequest
 from django.http.request import validate_host
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
+from django.utils.functional import cached_property
 
 from proxy import gateway
 from proxy.dialects import anthropic_messages, openai_chat
@@ -49,13 +50,14 @@ class ProxyRequest(HttpRequest):
 
     @cached_property
     def headers(self) -> dict[str, str]:  # type: ignore[override]
-        """The headers by lower-case name; of repeated ones the first counts, lists are joined."""
-        headers: dict[str, str] = {}
-        for name, value in self.raw_headers:
-            key = name.decode("latin-1")
-            headers[key] = (
-                f"{headers[key]}, {value.decode('latin-1')}" if key in headers else value.decode("latin-1")
-            )
+        """The headers by lower-case name; those of one name are joined, as HTTP says."""
+        raw = self.raw_headers
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+        if len(headers) != len(raw):
+            headers.clear()
+            for name, value in raw:
+                key, text = name.decode("latin-1"), value.decode("latin-1")
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
         return headers
 
     @cached_property

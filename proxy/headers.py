@@ -8,6 +8,9 @@ under `llm_provider-…`, the useful ones under their own names too, and ours
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
+
+import httpx
 
 from spendproject import __version__
 
@@ -33,6 +36,20 @@ _answer_verdicts: dict[bytes, tuple[bytes | None, bool]] = {}
 _MAX_VERDICTS = 4096
 
 VERSION_HEADER = (b"x-litellm-version", __version__.encode())
+
+
+class UpstreamHeaders(NamedTuple):
+    """The headers of a request to a provider, in the two forms that sending it takes."""
+
+    parsed: httpx.Headers
+    texts: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, headers: Headers) -> "UpstreamHeaders":
+        return cls(
+            httpx.Headers(headers),
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
+        )
 
 
 def for_upstream(caller_headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -17,6 +17,7 @@ from proxy.callers import Caller
 from proxy.errors import BadCall, WrongPayer
 
 MAX_TAGS = 64
+_NOTHING: dict[str, Any] = {}
 # Claude Code before 2.1: user_<device>_account_<account>_session_<session>
 _CLAUDE_CODE_USER = re.compile(
     r"user_(?P<device>[0-9a-zA-Z]*)_account_(?P<account>[0-9a-zA-Z-]*)_session_(?P<session>[0-9a-zA-Z-]*)"
@@ -69,46 +70,45 @@ class Identifier:
         litellm_metadata = _mapping(said.litellm_metadata)
         agent = _agent(headers.get("user-agent", ""))
         customer_id, session_id = self._customer(headers, said, metadata, litellm_metadata)
-        session_id = (
-            _header_id(headers, "x-litellm-session-id")
-            or _header_id(headers, "x-litellm-trace-id")
-            or session_id
-        )
+        for name in ("x-litellm-trace-id", "x-litellm-session-id"):  # the last one counts
+            if name in headers:
+                session_id = _header_id(headers, name) or session_id
+        call_id = _header_id(headers, "x-litellm-call-id") if "x-litellm-call-id" in headers else ""
         return Attribution(
-            customer_id=_payer(customer_id, caller),
-            user_id=self._user(headers) or caller.user_id,
-            session_id=session_id,
-            tags=self._tags(headers, said, metadata, litellm_metadata, caller, agent),
-            user_agent=agent.name,
-            client_tool="Open WebUI" if "x-openwebui-user-id" in headers else agent.tool,
-            client_call_id=_header_id(headers, "x-litellm-call-id"),
-            metadata=_log_metadata(headers, metadata, litellm_metadata),
+            _payer(customer_id, caller),
+            self._user(headers) or caller.user_id,
+            session_id,
+            self._tags(headers, said, metadata, litellm_metadata, caller, agent),
+            agent.name,
+            "Open WebUI" if "x-openwebui-user-id" in headers else agent.tool,
+            call_id,
+            _log_metadata(headers, metadata, litellm_metadata),
         )
 
     def _customer(
         self, headers: Mapping[str, str], said: Said, metadata: dict, litellm_metadata: dict
     ) -> tuple[str | None, str]:
         """Return (customer id or None, session id or empty)."""
-        agent_account, agent_session = _agent_account(metadata.get("user_id"))
+        agent_account, agent_session = "", ""
+        if "user_id" in metadata:
+            agent_account, agent_session = _agent_account(metadata["user_id"])
         for name in self._customer_headers:
-            value = headers.get(name, "").strip()
-            if value:
+            if name in headers and (value := headers[name].strip()):
                 return _checked_id(_as_utf8(value), name), agent_session
+        if text := _as_text(said.user):
+            return _checked_id(text, "user"), agent_session
         for name, said_id in (
-            ("user", said.user),
             ("litellm_metadata.user", litellm_metadata.get("user")),
             ("metadata.user_id", agent_account or metadata.get("user_id")),
             ("safety_identifier", said.safety_identifier),
         ):
-            text = _as_text(said_id)
-            if text:
+            if text := _as_text(said_id):
                 return _checked_id(text, name), agent_session
         return None, agent_session
 
     def _user(self, headers: Mapping[str, str]) -> str | None:
         for name in self._user_headers:
-            value = headers.get(name, "").strip()
-            if value:
+            if name in headers and (value := headers[name].strip()):
                 return _checked_id(_as_utf8(value), name)
         return None
 
@@ -126,11 +126,13 @@ class Identifier:
             tags += _texts(said.tags, "tags")
         elif "x-litellm-tags" in headers:
             tags += [tag.strip() for tag in _as_utf8(headers["x-litellm-tags"]).split(",") if tag.strip()]
-        tags += _texts(metadata.get("tags"), "metadata.tags")
-        tags += _texts(litellm_metadata.get("tags"), "litellm_metadata.tags")
-        tags += [
-            f"{name}: {clean_line(headers[name])}" for name in self._extra_tag_headers if name in headers
-        ]
+        if "tags" in metadata:
+            tags += _texts(metadata["tags"], "metadata.tags")
+        if "tags" in litellm_metadata:
+            tags += _texts(litellm_metadata["tags"], "litellm_metadata.tags")
+        for name in self._extra_tag_headers:
+            if name in headers:
+                tags.append(f"{name}: {clean_line(headers[name])}")
         for tag in tags:
             if not is_clean_id(tag):
                 raise BadCall(
@@ -163,7 +165,7 @@ def _checked_id(value: str, source: str) -> str:
             if len(value) > MAX_ID_LENGTH
             else "has control characters in it"
         )
-        raise BadCall(f"The customer id in {source} {problem}.", param=source)
+        raise BadCall(f"The id in {source} {problem}.", param=source)
     return value
 
 
@@ -193,6 +195,8 @@ def _as_text(value: Any) -> str:
 
 def _mapping(value: Any) -> dict:
     """Return an object, also one written as a JSON text; anything else as an empty one."""
+    if value is None:
+        return _NOTHING
     if isinstance(value, dict):
         return value
     if isinstance(value, str) and value.startswith("{"):
@@ -236,11 +240,13 @@ def _agent_session(value: Any) -> str:
 
 def _log_metadata(headers: Mapping[str, str], metadata: dict, litellm_metadata: dict) -> dict[str, Any]:
     """Return what the caller wants to find in its log row: `spend_logs_metadata` (contract 2.5)."""
-    extra = metadata.get("spend_logs_metadata") or litellm_metadata.get("spend_logs_metadata")
+    extra = None
+    if "spend_logs_metadata" in metadata or "spend_logs_metadata" in litellm_metadata:
+        extra = metadata.get("spend_logs_metadata") or litellm_metadata.get("spend_logs_metadata")
     if extra is None and "x-litellm-spend-logs-metadata" in headers:
         extra = _mapping(_as_utf8(headers["x-litellm-spend-logs-metadata"]))
     if not isinstance(extra, dict) or not extra:
-        return {}
+        return _NOTHING
     encoded = msgspec.json.encode(extra)
     if len(encoded) > 16_384 or b"\\u0000" in encoded:
         raise BadCall("spend_logs_metadata must be at most 16 kB, without NUL characters.", param="metadata")

@@ -17,6 +17,7 @@ from billing.usage import Usage
 from proxy.dialects.base import Meter
 from proxy.dialects.sse import EventSplitter, data_of
 from proxy.headers import value_of
+from proxy.transport import raw_headers_of
 
 _ONE_READ_BYTES = 65_536
 
@@ -28,7 +29,7 @@ class BodyReader:
         # Our transport hands over chunks directly; any other httpx transport iterates.
         self._read = getattr(response.stream, "read_chunk", None) or _iterated(response)
         self._read_some = getattr(response.stream, "read_some", None)
-        headers = response.headers.raw
+        headers = raw_headers_of(response)
         encoding = value_of(b"content-encoding", headers).lower()
         length = value_of(b"content-length", headers)
         self._length = int(length) if length.isdigit() and not encoding else None

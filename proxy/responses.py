@@ -44,7 +44,7 @@ class _RawHeaders:
         return SimpleCookie()
 
 
-class WholeAnswer(_RawHeaders, HttpResponse):  # type: ignore[misc,override]
+class WholeAnswer(_RawHeaders, HttpResponse):  # type: ignore[override]
     """An answer with its body."""
 
     def __init__(self, status: int, raw_headers: Headers, body: bytes) -> None:
@@ -63,7 +63,7 @@ class WholeAnswer(_RawHeaders, HttpResponse):  # type: ignore[misc,override]
         return cls(int(error.status), headers, dialect.error_body(error, call_id))
 
 
-class StreamedAnswer(_RawHeaders, StreamingHttpResponse):  # type: ignore[misc,override]
+class StreamedAnswer(_RawHeaders, StreamingHttpResponse):  # type: ignore[override]
     """An answer whose body comes through a channel."""
 
     def __init__(self, status: int, raw_headers: Headers, channel: Channel) -> None:

@@ -12,7 +12,7 @@ environment, and closing the response closes the connection.
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import httpx
@@ -20,6 +20,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import (
     ConnectError,
     ConnectTimeoutError,
+    DetailedPyreqwestError,
     PoolTimeoutError,
     PyreqwestError,
     ReadTimeoutError,
@@ -27,6 +28,8 @@ from pyreqwest.exceptions import (
     WriteTimeoutError,
 )
 from pyreqwest.http import Url
+
+from proxy.headers import Headers
 
 _IDLE_SECONDS = 55  # below the 60 s after which common servers and load balancers hang up
 _IDLE_PER_HOST = 1024
@@ -61,7 +64,8 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         """Send and return once the response's head is there. Raises: httpx.TransportError.
 
         extensions: `body`, the body as bytes, so that it need not be read from a stream;
-        `read_ahead`, for an answer that is not streamed: its body may come with its head.
+        `header_texts`, the headers as pairs of text, ready made; `read_ahead`, for an
+        answer that is not streamed: its body may come with its head.
         """
         extensions = request.extensions
         body = extensions.get("body")
@@ -69,7 +73,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             body = await request.aread()
         builder = (
             self._client.request(request.method, self._url(request.url))
-            .headers([(_text(name), value.decode("latin-1")) for name, value in request.headers.raw])
+            .headers(extensions.get("header_texts") or request.headers.multi_items())
             .body_bytes(body)
             .streamed_read_buffer_limit(_READ_AHEAD_BYTES if extensions.get("read_ahead") else 0)
         )
@@ -78,12 +82,8 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             response = await streamed.__aenter__()
         except PyreqwestError as error:
             raise _as_httpx(error, request) from error
-        headers = [
-            (_bytes(name), value.encode("latin-1", "replace")) for name, value in response.headers.items()
-        ]
-        return httpx.Response(
-            response.status, headers=headers, stream=_Stream(streamed, response, request), request=request
-        )
+        raw = [(_bytes(name), value.encode("latin-1", "replace")) for name, value in response.headers.items()]
+        return RawResponse(response.status, raw, _Stream(streamed, response, request), request)
 
     def _url(self, url: httpx.URL) -> Url:
         """Return reqwest's URL for httpx's. Optimization: there are a few, and parsing takes 2 µs."""
@@ -99,13 +99,27 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
 
 
 @lru_cache(maxsize=_MAX_REMEMBERED)
-def _text(name: bytes) -> str:
-    return name.decode("latin-1")
-
-
-@lru_cache(maxsize=_MAX_REMEMBERED)
 def _bytes(name: str) -> bytes:
     return name.encode("latin-1")
+
+
+class RawResponse(httpx.Response):
+    """A response that parses its headers when somebody asks. Optimization: a relayed one is passed on raw."""
+
+    def __init__(
+        self, status: int, raw_headers: Headers, stream: httpx.AsyncByteStream, request: httpx.Request
+    ) -> None:
+        super().__init__(status, stream=stream, request=request)
+        self.raw_headers = raw_headers
+
+    @cached_property
+    def headers(self) -> httpx.Headers:  # type: ignore[override]
+        return httpx.Headers(self.raw_headers)
+
+
+def raw_headers_of(response: httpx.Response) -> Headers:
+    """Return a response's headers as byte pairs, names in lower case where our transport made it."""
+    return response.raw_headers if isinstance(response, RawResponse) else response.headers.raw
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -143,7 +157,10 @@ class _Stream(httpx.AsyncByteStream):
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
     """Return httpx's exception. A read timeout is no connect timeout: only the latter is unbilled."""
     kind: type[httpx.TransportError]
-    if isinstance(error, ConnectTimeoutError):
+    if isinstance(error, ConnectError | ConnectTimeoutError) and not _was_connecting(error):
+        # pyreqwest blames the connection for all that goes wrong before the answer's head.
+        kind = httpx.ReadTimeout if isinstance(error, ConnectTimeoutError) else httpx.ReadError
+    elif isinstance(error, ConnectTimeoutError):
         kind = httpx.ConnectTimeout
     elif isinstance(error, PoolTimeoutError):
         kind = httpx.PoolTimeout
@@ -156,3 +173,9 @@ def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportE
     else:
         kind = httpx.ReadError
     return kind(error.message, request=request)
+
+
+def _was_connecting(error: DetailedPyreqwestError) -> bool:
+    """Tell whether there was no connection yet: hyper's name for that is in the chain of causes."""
+    causes = error.details["causes"] or ()
+    return any(cause["message"] == "client error (Connect)" for cause in causes)

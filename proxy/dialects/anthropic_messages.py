@@ -1,11 +1,12 @@
 """
 Anthropic Messages: POST /v1/messages.
 
-`input_tokens` leaves out cached reads and writes, so nothing is subtracted there; thinking
-is inside `output_tokens`, and newer servers say how much of it. In a stream `message_start` has the input side and a
-provisional output, `message_delta` the cumulative output (the last one wins; newer
-servers repeat the input side there). Source: anthropic-sdk-python,
-src/anthropic/types/usage.py, message_delta_usage.py; errors: docs, "Errors"
+`input_tokens` leaves out cached reads and writes, so nothing is subtracted there.
+Thinking is inside `output_tokens`; `output_tokens_details` says how much of it. In a
+stream `message_start` has the input side and a provisional output, `message_delta`
+the cumulative output (the last one wins; newer servers repeat the input side there).
+Source: anthropic-sdk-python, src/anthropic/types/usage.py, message_delta_usage.py,
+output_tokens_details.py; errors: docs, "Errors"
 """
 
 from typing import Any

@@ -75,15 +75,16 @@ _chunk = msgspec.json.Decoder(_Chunk)
 def read_call(body: bytes, model: str | None = None) -> Ask:
     """Raises: BadCall."""
     call = base.decode(_call, body)
-    options = call.stream_options or {}
+    streamed = bool(call.stream)
+    wants_usage = call.stream_options is not None and call.stream_options.get("include_usage") is True
     return Ask(
-        model=base.model_of(call.model, model),
-        body_model=call.model,
-        streamed=bool(call.stream),
-        body=body,
-        said=Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
-        max_output_tokens=base.positive(call.max_completion_tokens, call.max_tokens),
-        adds_usage=bool(call.stream) and options.get("include_usage") is not True,
+        base.model_of(call.model, model),
+        call.model,
+        streamed,
+        body,
+        Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
+        base.positive(call.max_completion_tokens, call.max_tokens),
+        adds_usage=streamed and not wants_usage,
     )
 
 

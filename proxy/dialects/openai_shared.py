@@ -61,6 +61,13 @@ def buckets(
         return Usage(input_uncached=prompt, output_text=completion)
     given = prompt_details or PromptDetails()
     produced = completion_details or CompletionDetails()
+    if not (
+        given.audio_tokens or given.image_tokens or produced.audio_tokens or produced.image_tokens
+    ) and not (given.cache_write_tokens or given.cache_creation_tokens):
+        # Optimization: text with cached input and reasoning, which nearly every call is.
+        read, uncached = _share(given.cached_tokens or cached, prompt)
+        reasoning, text_out = _share(produced.reasoning_tokens, completion)
+        return Usage(uncached, read, 0, 0, text_out, reasoning)
     # Each part is cut to what is left, so that the parts never exceed the whole.
     left = prompt
     read, left = _share(given.cached_tokens or cached, left)
