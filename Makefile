@@ -56,3 +56,6 @@ $(VENV)/dev.installed: requirements/dev.txt | $(VENV)/bin/python
 	@echo "Installing development dependencies (once) …"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@ $(VENV)/run.installed
+
+screenshots: $(VENV)/run.installed  ## Take the screenshots of docs/ with headless Chromium.
+	$(BIN)/python docs/screenshots.py
