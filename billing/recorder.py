@@ -22,7 +22,6 @@ from django.db import (
     IntegrityError,
     InterfaceError,
     OperationalError,
-    close_old_connections,
     connection,
 )
 
@@ -363,7 +362,6 @@ class Recorder(threading.Thread):
 
     def _attempt(self, work: Callable[[], None]) -> bool:
         try:
-            close_old_connections()
             work()
         except (OperationalError, InterfaceError) as error:
             self._failed("the database is away: %s", error)

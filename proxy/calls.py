@@ -105,6 +105,7 @@ class Call:
         call_id: str,
         targets: tuple[Target, ...],
         caller_headers: Headers,
+        query: str,
     ) -> None:
         self.head: asyncio.Future[Head] = gateway.loop.create_future()
         self.ends_at = time.monotonic() + gateway.limits.call_s
@@ -115,13 +116,15 @@ class Call:
         self._call_id = call_id
         self._targets = targets
         self._caller_headers = caller_headers
+        self._query = query
         self._attempts: list[dict[str, Any]] = []
 
     # -- from outside --------------------------------------------------------------
 
     def client_left(self) -> None:
         """The client hung up, or stopped reading: go on for the grace, to get the provider's own usage."""
-        if not self._client_left:
+        # Of a call that is booked nothing is left to do; a timer would only keep it in memory.
+        if not self._client_left and not self._is_closed:
             self._client_left = True
             grace = self._gateway.limits.disconnect_grace_s
             self._gateway.loop.call_later(grace, self.cut, "client_disconnect")
@@ -189,7 +192,7 @@ class Call:
         headers = self._request_headers(target)
         request = httpx.Request(
             "POST",
-            target.url(dialect.base_url(target), dialect.UPSTREAM_PATH),
+            target.url(dialect.base_url(target), dialect.UPSTREAM_PATH, self._query),
             headers=headers.parsed,
             stream=httpx.ByteStream(body),
             extensions={"body": body, "header_texts": headers.texts, "read_ahead": not ask.streamed},
@@ -306,13 +309,15 @@ class Call:
                 if self._first_token_us is None and meter.deltas:
                     self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
                 await self._forward(channel, forwarded)
-            channel.put(relay.finish())
+            rest = relay.finish()
             if not meter.is_complete and meter.usage is None:
                 failure = UpstreamFailed(f"Upstream {target.upstream!r} ended the stream before its end.")
+            else:
+                channel.put(rest)
         except httpx.TransportError as error:
             failure = self._failed_attempt(target, error)
         if failure is not None:
-            channel.put(self._dialect.stream_error(failure, self._call_id))
+            self._put_error(failure)
         self._close(self._stream_outcome(meter, failure))
         await self._synced()
         channel.end()
@@ -401,10 +406,16 @@ class Call:
                 _Outcome("failure", int(error.status), error_type=error.type, error_message=error.message)
             )
         if self._channel is not None:
-            self._channel.put(self._dialect.stream_error(error, self._call_id))
+            self._put_error(error)
             return
         body = self._dialect.error_body(error, self._call_id)
         self._send_head(Head(int(error.status), self._headers(_JSON, self._response, closed), body))
+
+    def _put_error(self, error: GatewayError) -> None:
+        """Write an error into the stream that has begun."""
+        if self._channel is not None:
+            half_event = self._relay.end_half_event() if self._relay is not None else b""
+            self._channel.put(half_event + self._dialect.stream_error(error, self._call_id))
 
     def _settle_cut(self) -> None:
         """End a call that was cut off: at the end of the grace, of the time allowed, or at shutdown."""
@@ -416,8 +427,7 @@ class Call:
         if self._relay is not None:
             meter = self._relay.meter
             outcome = self._stream_outcome(meter, error)
-            if self._channel is not None:
-                self._channel.put(self._dialect.stream_error(error, self._call_id))
+            self._put_error(error)
         elif self._is_sent:
             # The provider is at work and will bill something: what was expected of the call.
             input_tokens, output_tokens = self._estimate_before()
@@ -640,7 +650,7 @@ def _error_in(data: bytes) -> tuple[str | None, str]:
         error = _error_envelope.decode(data).error
     except msgspec.ValidationError:
         return data[:400].decode("utf-8", "replace"), ""
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None, ""
     if isinstance(error, str):
         return error, ""

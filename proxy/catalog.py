@@ -18,6 +18,8 @@ from proxy.credentials import resolve as resolve_reference
 from proxy.headers import UpstreamHeaders
 from proxy.models import Deployment, Upstream
 
+_MAX_URLS = 1000
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
@@ -43,10 +45,13 @@ class Target:
     request_headers: dict[tuple, UpstreamHeaders] = field(default_factory=dict)
     answer_headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = field(default_factory=dict)
 
-    def url(self, base: str, path: str) -> httpx.URL:
-        key = base + path
+    def url(self, base: str, path: str, query: str = "") -> httpx.URL:
+        """Return where a call goes. query: the caller's, passed on (Claude Code sends `beta=true`)."""
+        key = f"{base}{path}?{query}" if query else base + path
         url = self.urls.get(key)
         if url is None:
+            if len(self.urls) > _MAX_URLS:
+                self.urls.clear()
             url = self.urls[key] = httpx.URL(key)
         return url
 

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0  # what calls that were cut get, to write their last record
+_SQLITE_BATCH = 200  # about 20 ms
 _DRAIN_JOURNAL_SECONDS = 10.0
 
 
@@ -116,7 +117,7 @@ class Gateway:
             self.journal,
             installation,
             interval=settings.RECORDER_SECONDS,
-            batch=settings.RECORDER_BATCH,
+            batch=_batch(settings),
             keep_days=settings.JOURNAL_KEEP_DAYS,
             keep_bytes=settings.JOURNAL_KEEP_BYTES,
         )
@@ -171,9 +172,10 @@ class Gateway:
         call_id: str,
         targets: tuple[Target, ...],
         caller_headers: Headers,
+        query: str = "",
     ) -> Call:
         """Start the call's task. The registry holds it: a task that nobody holds may vanish."""
-        call = Call(self, dialect, ask, opened, call_id, targets, caller_headers)
+        call = Call(self, dialect, ask, opened, call_id, targets, caller_headers, query)
         self.calls.add(call)
         call.task = self.loop.create_task(call.run())
         return call
@@ -222,6 +224,12 @@ class Gateway:
             now = time.monotonic()
             for call in [call for call in self.calls if now > call.ends_at]:
                 call.cut("time_limit")
+
+
+def _batch(settings: Any) -> int:
+    """Return how many calls to book at a time: on SQLite few, since everybody else waits meanwhile."""
+    is_sqlite = "sqlite" in settings.DATABASES["default"]["ENGINE"]
+    return min(settings.RECORDER_BATCH, _SQLITE_BATCH) if is_sqlite else settings.RECORDER_BATCH
 
 
 _running: Gateway | None = None

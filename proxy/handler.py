@@ -199,7 +199,14 @@ class ProxyHandler:
         listener.add_done_callback(lambda _: channel.client_left())
         this_task = asyncio.current_task()
         assert this_task is not None
-        channel.on_abandon(this_task.cancel)
+        is_abandoned = False
+
+        def abandon() -> None:
+            nonlocal is_abandoned
+            is_abandoned = True
+            this_task.cancel()
+
+        channel.on_abandon(abandon)
         try:
             start = {"type": "http.response.start", "status": response.status_code}
             await send({**start, "headers": response.raw_headers})
@@ -207,9 +214,25 @@ class ProxyHandler:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if not channel.is_gone:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not is_abandoned:
+                raise
+            this_task.uncancel()
+            await _drop_connection(send)
         finally:
             channel.client_left()
             listener.cancel()
+
+
+async def _drop_connection(send: Any) -> None:
+    """Cut off a client that does not read: closing would wait for it, with all that it has not read.
+
+    ASGI has no word for this, so uvicorn's own transport is asked; another server closes.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
+        await asyncio.sleep(0)  # the server learns of it in the loop's next turn
 
 
 @lru_cache(maxsize=4096)

@@ -202,7 +202,7 @@ def _mapping(value: Any) -> dict:
     if isinstance(value, str) and value.startswith("{"):
         try:
             decoded = msgspec.json.decode(value)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return {}
         return decoded if isinstance(decoded, dict) else {}
     return {}

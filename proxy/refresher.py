@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from django.db import close_old_connections, connection
+from django.db import connection
 from django.db.models import Max
 
 from customers.models import Change
@@ -57,7 +57,6 @@ class Refresher(threading.Thread):
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            close_old_connections()
             work()
         except Exception as error:
             if not self._is_failing:

@@ -94,6 +94,7 @@ class StreamRelay:
         self._cost_of = cost_of
         self._edits = hides_usage or cost_of is not None
         self._splitter = EventSplitter()
+        self._ended_inside_event = False
 
     def feed(self, chunk: bytes) -> bytes:
         events = self._splitter.feed(chunk)
@@ -119,8 +120,14 @@ class StreamRelay:
         rest = self._splitter.rest()
         if not rest:
             return b""
+        self._ended_inside_event = True
         is_usage_alone = self.meter.feed(data_of(rest))
         return rest if self._edits and not (is_usage_alone and self._hides_usage) else b""
+
+    def end_half_event(self) -> bytes:
+        """Return what ends an event that went out by half, so that one of ours can follow."""
+        is_half = self._ended_inside_event or bool(self._splitter.rest())
+        return b"\n\n" if is_half and not self._edits else b""
 
     def _with_cost(self, event: bytes, data: bytes, usage: Usage) -> bytes:
         cost = self._cost_of(usage) if self._cost_of is not None else None

@@ -67,7 +67,9 @@ async def serve(request: HttpRequest, dialect: Dialect, model: str | None) -> Ht
         if caller is not None and dialect.BILLABLE:
             _book_refusal(running, opened, caller, error, now_us)
         return WholeAnswer.of_error(dialect, error, call_id_text)
-    call = running.start_call(dialect, ask, opened, call_id_text, targets, raw_headers(request))
+    call = running.start_call(
+        dialect, ask, opened, call_id_text, targets, raw_headers(request), query_of(request)
+    )
     head = await call.head
     if head.channel is not None:
         return StreamedAnswer(head.status, head.headers, head.channel)
@@ -142,6 +144,13 @@ async def read_body(request: HttpRequest) -> bytes:
     """Return the body: read here on the lean handler, there already under Django's own."""
     read = getattr(request, "read_body", None)
     return request.body if read is None else await read()
+
+
+def query_of(request: HttpRequest) -> str:
+    """Return the query string as ASCII: what is not, is no query of a provider's API."""
+    scope = getattr(request, "scope", None)
+    raw: bytes = scope.get("query_string", b"") if scope else request.META.get("QUERY_STRING", "").encode()
+    return raw.decode("ascii", "ignore") if raw else ""
 
 
 def raw_headers(request: HttpRequest) -> Headers:

@@ -101,8 +101,10 @@ def database(url: str, *, base_dir: Path) -> dict[str, Any]:
             "PASSWORD": unquote(parts.password or ""),
             "HOST": unquote(parts.hostname or query.pop("host", "")),
             "PORT": str(parts.port or ""),
-            "CONN_HEALTH_CHECKS": True,
-            "CONN_MAX_AGE": 60,
+            # Under ASGI each request of Django's own has another thread: a connection kept
+            # for the next one would never be used again. The recorder's and the
+            # refresher's threads keep theirs by never asking Django to close it.
+            "CONN_MAX_AGE": 0,
             "OPTIONS": {"connect_timeout": int(query.pop("connect_timeout", 3)), **query},
         }
     raise BadSetting(f"DATABASE_URL: unknown scheme {parts.scheme!r}; write sqlite:///path or postgres://…")

@@ -6,6 +6,7 @@ file that `manage.py bootstrap` writes), a content security policy, secure cooki
 soon as PUBLIC_URL is https.
 """
 
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,9 +14,11 @@ from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from django.urls import reverse_lazy
 
 from spendproject import environment as env
+from spendproject.unfold import UNFOLD  # noqa: F401  read by the admin theme
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env.load_env_file(Path(env.text("ENV_FILE", str(BASE_DIR / ".env"))))
+ENV_FILE = Path(env.text("ENV_FILE", str(BASE_DIR / ".env")))
+env.load_env_file(ENV_FILE)
 
 # -- who we are ------------------------------------------------------------------
 
@@ -29,9 +32,11 @@ PORT = env.integer("PORT", 4000)
 WEB_WORKERS = env.integer("WEB_WORKERS", 1, minimum=1)
 VAR_DIR = Path(env.text("VAR_DIR", str(BASE_DIR / "var")))
 
-# `*` because the gateway is reached under whatever name its clients know; the admin
-# is protected by its log-in and CSRF, and no page builds a link from the Host header.
-ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", "*")
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]", "0.0.0.0", socket.gethostname().lower()]  # noqa: S104
+ALLOWED_HOSTS = [
+    *env.names("ALLOWED_HOSTS", ",".join(LOCAL_HOSTS)),
+    urlsplit(PUBLIC_URL).hostname or "localhost",
+]
 CSRF_TRUSTED_ORIGINS = env.names(
     "CSRF_TRUSTED_ORIGINS", f"{urlsplit(PUBLIC_URL).scheme}://{urlsplit(PUBLIC_URL).netloc}"
 )
@@ -139,6 +144,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 LOGIN_URL = reverse_lazy("admin:login")
+LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 
 # -- security --------------------------------------------------------------------

@@ -42,5 +42,8 @@ STORAGES = {
 if DATABASES["default"]["ENGINE"].endswith("postgresql"):  # noqa: F405
     # Two runs on one server do not meet.
     DATABASES["default"]["TEST"] = {"NAME": f"test_spend_{os.getpid()}"}  # noqa: F405
+else:
+    # A file, as in life: several connections, WAL and a busy handler. Django's default is in memory.
+    DATABASES["default"]["TEST"] = {"NAME": os.path.join(_FOLDER, "test.sqlite3")}  # noqa: F405
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 CELERY_TASK_ALWAYS_EAGER = True

@@ -10,7 +10,7 @@ from proxy.dialects.anthropic_messages import (
     read_call,
     stream_error,
 )
-from proxy.dialects.base import Answer, UnreadableAnswer, edited
+from proxy.dialects.base import UNREADABLE, Answer, UnreadableAnswer, edited
 
 __all__ = ["Meter", "base_url", "credential_headers", "edited", "error_body", "read_call", "stream_error"]
 
@@ -25,6 +25,6 @@ def read_answer(data: bytes) -> Answer:
     """Raises: UnreadableAnswer."""
     try:
         _counted.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UnreadableAnswer(str(error)) from error
     return Answer(usage=None)

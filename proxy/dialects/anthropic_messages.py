@@ -15,7 +15,7 @@ import msgspec
 
 from billing.usage import Usage
 from proxy.dialects import base
-from proxy.dialects.base import Answer, Ask, UnreadableAnswer, edited
+from proxy.dialects.base import UNREADABLE, Answer, Ask, UnreadableAnswer, edited
 from proxy.errors import GatewayError
 from proxy.identification import Said
 
@@ -121,7 +121,7 @@ def read_answer(data: bytes) -> Answer:
     """Raises: UnreadableAnswer."""
     try:
         message = _message.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UnreadableAnswer(str(error)) from error
     said = message.usage
     if said is None or said.input_tokens is None:
@@ -171,7 +171,7 @@ class Meter(base.Meter):
     def feed(self, data: bytes) -> bool:
         try:
             event = _event.decode(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return False
         if event.delta is not None and event.type == "content_block_delta":
             delta = event.delta

@@ -64,6 +64,10 @@ class Dialect(Protocol):
     def edited(self, body: bytes, *, model: str | None, include_usage: bool, said: Said) -> bytes: ...
 
 
+# What decoding may raise: endless nesting is no error of msgspec's.
+UNREADABLE = (msgspec.MsgspecError, RecursionError)
+
+
 class UnreadableAnswer(ValueError):
     """A provider's answer is not what its dialect promises."""
 
@@ -88,6 +92,8 @@ def decode(decoder: msgspec.json.Decoder, body: bytes) -> Any:
         raise BadCall(f"The body is not usable: {error}.") from None
     except msgspec.DecodeError as error:
         raise BadCall(f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise BadCall("The body is nested too deeply.") from None
 
 
 def model_of(in_body: Any, in_path: str | None) -> str:

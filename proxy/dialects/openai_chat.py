@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from proxy.dialects import base
-from proxy.dialects.base import Answer, Ask, UnreadableAnswer, edited
+from proxy.dialects.base import UNREADABLE, Answer, Ask, UnreadableAnswer, edited
 from proxy.dialects.openai_shared import (
     ChatUsage,
     base_url,
@@ -92,7 +92,7 @@ def read_answer(data: bytes) -> Answer:
     """Raises: UnreadableAnswer."""
     try:
         answer = _answer.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UnreadableAnswer(str(error)) from error
     usage = usage_of(answer.usage) if answer.usage else None
     return Answer(usage, answer.id or "", answer.service_tier or "")
@@ -105,7 +105,7 @@ class Meter(base.Meter):
             return False
         try:
             chunk = _chunk.decode(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return False
         if chunk.id and not self.response_id:
             self.response_id = chunk.id

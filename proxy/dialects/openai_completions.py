@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from proxy.dialects import base, openai_chat
-from proxy.dialects.base import Ask, edited
+from proxy.dialects.base import UNREADABLE, Ask, edited
 from proxy.dialects.openai_chat import read_answer
 from proxy.dialects.openai_shared import (
     ChatUsage,
@@ -54,7 +54,7 @@ class Meter(base.Meter):
             return False
         try:
             chunk = _chunk.decode(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return False
         self.response_id = self.response_id or chunk.id or ""
         seen = sum(len(choice.text or "") for choice in chunk.choices)

@@ -12,7 +12,7 @@ import msgspec
 
 from billing.usage import Usage
 from proxy.dialects import base
-from proxy.dialects.base import Answer, Ask, UnreadableAnswer, edited
+from proxy.dialects.base import UNREADABLE, Answer, Ask, UnreadableAnswer, edited
 from proxy.dialects.openai_shared import (
     CompletionDetails,
     PromptDetails,
@@ -88,7 +88,7 @@ def read_answer(data: bytes) -> Answer:
     """Raises: UnreadableAnswer."""
     try:
         response = _response.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UnreadableAnswer(str(error)) from error
     return Answer(_usage(response), response.id or "", response.service_tier or "")
 
@@ -114,7 +114,7 @@ class Meter(base.Meter):
     def feed(self, data: bytes) -> bool:
         try:
             event = _event.decode(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return False
         if isinstance(event.delta, str) and event.delta:
             self.deltas += 1

@@ -191,10 +191,12 @@ class TestErrors:
         assert (row["status"], row["http_status"], row["cost"]) == ("failure", status, 0)
 
     def test_our_own_refusals_are_written_as_anthropic_s(self, sdk, options, message):
-        with anthropic.Anthropic(**{**options, "api_key": "sk-nobody-knows-this"}) as stranger:
-            with pytest.raises(anthropic.AuthenticationError) as refused:
-                stranger.messages.create(**message())
-        with pytest.raises(anthropic.BadRequestError, match="/v1/messages.*no-such-model") as unknown:
+        with (
+            anthropic.Anthropic(**{**options, "api_key": "sk-nobody-knows-this"}) as stranger,
+            pytest.raises(anthropic.AuthenticationError) as refused,
+        ):
+            stranger.messages.create(**message())
+        with pytest.raises(anthropic.BadRequestError, match=r"/v1/messages.*no-such-model") as unknown:
             sdk.messages.create(**message(model="no-such-model"))
 
         assert refused.value.body["error"]["type"] == "authentication_error"

@@ -271,10 +271,12 @@ class TestErrors:
             sdk.chat.completions.create(model="gpt-4o-mini", messages=HELLO, extra_body=fake(status=401))
 
     def test_our_own_refusals_are_the_sdk_s_errors(self, sdk, options):
-        with openai.OpenAI(**{**options, "api_key": "sk-nobody-knows-this"}) as stranger:
-            with pytest.raises(openai.AuthenticationError, match="Invalid proxy server token"):
-                stranger.models.list()
-        with pytest.raises(openai.BadRequestError, match="/v1/chat/completions.*no-such-model") as caught:
+        with (
+            openai.OpenAI(**{**options, "api_key": "sk-nobody-knows-this"}) as stranger,
+            pytest.raises(openai.AuthenticationError, match="Invalid proxy server token"),
+        ):
+            stranger.models.list()
+        with pytest.raises(openai.BadRequestError, match=r"/v1/chat/completions.*no-such-model") as caught:
             sdk.chat.completions.create(model="no-such-model", messages=HELLO)
 
         assert (caught.value.code, caught.value.param) == ("400", "model")

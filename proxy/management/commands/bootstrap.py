@@ -56,6 +56,8 @@ def _write_secrets(path: Path) -> dict[str, str]:
         new["SECRET_KEY"] = settings.SECRET_KEY = secrets.token_urlsafe(50)
     if not settings.MASTER_KEY:
         new["MASTER_KEY"] = settings.MASTER_KEY = generate_secret()
+    if new and "ALLOWED_HOSTS" not in os.environ:
+        new["ALLOWED_HOSTS"] = ",".join(settings.LOCAL_HOSTS)
     if new:
         if not path.exists():
             path.touch(mode=0o600)

@@ -1,0 +1,82 @@
+"""What the ledger keeps for itself: all-time totals, and how far each journal is booked."""
+
+from django.contrib import admin
+from unfold.contrib.filters.admin import ChoicesRadioFilter
+
+from billing.models import HolderType, JournalCheckpoint, SpendTotal
+from customers.admin.common import LedgerAdmin
+from customers.admin.display import count, moment, usd
+from customers.admin.paging import CappedAdminMixin
+
+
+@admin.register(SpendTotal)
+class SpendTotalAdmin(CappedAdminMixin, LedgerAdmin):
+    empty_list = (
+        "What each customer, key, team, user and tag ever spent. The ledger adds to it with every call."
+    )
+    list_display = (
+        "holder", "holder_type", "cost_usd", "charge_usd", "calls_text", "failed", "unpriced", "prompt",
+        "completion", "last_call",
+    )  # fmt: skip
+    list_filter = (("holder_type", ChoicesRadioFilter),)
+    search_fields = ("holder_id__exact",)
+    search_help_text = "Holder id, exactly"
+    ordering = ("-pk",)
+    sortable_by = ()  # no index follows these columns
+
+    @admin.display(description="holder")
+    def holder(self, total: SpendTotal) -> str:
+        if total.holder_type == HolderType.TEAM_MEMBER:
+            return " · ".join(total.holder_id.split("\n"))
+        return total.holder_id
+
+    @admin.display(description="cost, USD")
+    def cost_usd(self, total: SpendTotal) -> str:
+        return usd(total.cost)
+
+    @admin.display(description="charge, USD")
+    def charge_usd(self, total: SpendTotal) -> str:
+        return usd(total.charge)
+
+    @admin.display(description="calls")
+    def calls_text(self, total: SpendTotal) -> str:
+        return count(total.calls)
+
+    @admin.display(description="failed")
+    def failed(self, total: SpendTotal) -> str:
+        return count(total.failed_calls)
+
+    @admin.display(description="unpriced")
+    def unpriced(self, total: SpendTotal) -> str:
+        return count(total.unpriced_calls)
+
+    @admin.display(description="prompt tokens")
+    def prompt(self, total: SpendTotal) -> str:
+        return count(total.prompt_tokens)
+
+    @admin.display(description="completion tokens")
+    def completion(self, total: SpendTotal) -> str:
+        return count(total.completion_tokens)
+
+    @admin.display(description="last call, UTC")
+    def last_call(self, total: SpendTotal) -> str:
+        return moment(total.last_call_at)
+
+
+@admin.register(JournalCheckpoint)
+class JournalCheckpointAdmin(LedgerAdmin):
+    empty_list = (
+        "Each web process writes a journal of its calls; a row says how far it is booked. "
+        "The first call makes the first row."
+    )
+    list_display = ("journal_id", "segment", "position_text", "finished", "updated")
+    ordering = ("-updated_at", "journal_id")
+    sortable_by = ()
+
+    @admin.display(description="position, bytes")
+    def position_text(self, checkpoint: JournalCheckpoint) -> str:
+        return count(checkpoint.position)
+
+    @admin.display(description="updated, UTC")
+    def updated(self, checkpoint: JournalCheckpoint) -> str:
+        return moment(checkpoint.updated_at)

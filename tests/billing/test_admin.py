@@ -1,0 +1,327 @@
+"""The admin of logs, prices, totals, and the overview."""
+
+from datetime import timedelta
+from decimal import Decimal
+from unittest import mock
+
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from billing.models import HolderType, JournalCheckpoint, Price, SpendLog, SpendTotal
+from billing.pricing import resolve
+from billing.usage import Usage
+from customers.models import Customer, Team
+from customers.money import from_nano
+from customers.services import create_key
+from tests.admin_pages import NOON, AdminTestCase, make_log, make_price
+
+
+class PagesTests(AdminTestCase):
+    def test_every_page_answers_while_there_is_nothing(self):
+        self.assert_every_page_answers("billing")
+
+    def test_every_page_answers_with_rows(self):
+        make_log(price=make_price())
+        SpendTotal.objects.create(holder_type=HolderType.TEAM_MEMBER, holder_id="research\nbob")
+        JournalCheckpoint.objects.create(journal_id="01890000-0000-7000-8000-000000000000")
+
+        self.assert_every_page_answers("billing")
+
+    def test_ledgers_refuse_add_change_and_delete(self):
+        log = make_log()
+        total = SpendTotal.objects.create(holder_type=HolderType.GATEWAY, holder_id="gateway")
+        for row in (log, total):
+            model = type(row)
+            with self.subTest(model=model.__name__):
+                self.assertEqual(self.client.get(self.url(model, "add")).status_code, 403)
+                self.assertEqual(self.client.post(self.url(model, "change", row.pk), {}).status_code, 403)
+                self.assertEqual(self.client.post(self.url(model, "delete", row.pk)).status_code, 403)
+
+
+class LogsTests(AdminTestCase):
+    def listed(self, query: str = "") -> list[SpendLog]:
+        response = self.client.get(self.url(SpendLog, "changelist") + query)
+        self.assertEqual(response.status_code, 200)
+        return response.context["cl"].result_list
+
+    def test_it_never_counts_and_makes_one_query_for_the_page(self):
+        for second in range(3):
+            make_log(at=NOON + timedelta(seconds=second))
+        self.listed()
+
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            self.listed()
+
+        self.assertEqual(len(queries), 3)  # session, user, the page
+        self.assertFalse([query for query in queries if "COUNT(" in query["sql"].upper()])
+
+    def test_it_pages_by_key_newest_first_and_back(self):
+        logs = [make_log(at=NOON + timedelta(seconds=second)) for second in range(120)]
+        newest_first = [log.pk for log in reversed(logs)]
+
+        first = self.client.get(self.url(SpendLog, "changelist")).context["cl"]
+        second = self.client.get(self.url(SpendLog, "changelist") + first.paginator.older_url).context["cl"]
+        third = self.client.get(self.url(SpendLog, "changelist") + second.paginator.older_url).context["cl"]
+        back = self.client.get(self.url(SpendLog, "changelist") + third.paginator.newer_url).context["cl"]
+
+        pages = [[log.pk for log in page.result_list] for page in (first, second, third, back)]
+        self.assertEqual(
+            pages, [newest_first[:50], newest_first[50:100], newest_first[100:], newest_first[50:100]]
+        )
+        self.assertIsNone(first.paginator.newer_url)
+        self.assertIsNone(third.paginator.older_url)
+
+    def test_a_cursor_that_is_none_is_the_first_page(self):
+        log = make_log()
+
+        self.assertEqual(self.listed("?before=nonsense"), [log])
+
+    def test_an_unpriced_call_is_never_shown_as_0(self):
+        make_log(cost=None, charge=None, input_uncached=10)
+
+        response = self.client.get(self.url(SpendLog, "changelist"))
+
+        self.assertContains(response, "unpriced")
+        self.assertNotContains(response, "$0.00")
+
+    def test_each_filter_finds_its_calls(self):
+        now = timezone.now()
+        team = Team.objects.create(id="research")
+        key, _ = create_key(alias="shop", team=team)
+        make_log(at=now)
+        wanted = make_log(
+            at=now - timedelta(hours=1), customer=Customer.objects.create(id="ada"), key=key, team=team,
+            model="o3", status="failure", usage_source="estimated", tags=["blue"], streamed=True,
+        )  # fmt: skip
+        queries = (
+            "customer=ada", f"key__id__exact={key.pk}", "team__id__exact=research", "model=o3", "tag=blue",
+            "status__exact=failure", "usage=estimated", "streamed__exact=1", f"q={wanted.pk}",
+        )  # fmt: skip
+        for query in queries:
+            with self.subTest(query=query):
+                self.assertEqual(self.listed(f"?{query}"), [wanted])
+
+    def test_a_form_with_empty_fields_filters_nothing(self):
+        log = make_log()
+        empty = (
+            "?customer=&key__id__exact=&team__id__exact=&model=&tag=&status__exact=&usage=&streamed__exact="
+        )
+
+        response = self.client.get(
+            self.url(SpendLog, "changelist") + empty + "&started_at_from=&started_at_to="
+        )
+
+        self.assertEqual(response.context["cl"].result_list, [log])
+        self.assertFalse(response.context["cl"].has_active_filters)
+
+    def test_nonsense_in_a_filter_finds_nothing(self):
+        make_log()
+
+        for query in ("customer=%00", "model=a%0Ab", "tag=%00", "q=nonsense"):
+            with self.subTest(query=query):
+                self.assertEqual(self.listed(f"?{query}"), [])
+
+    def test_unpriced_is_a_state_of_its_own(self):
+        now = timezone.now()
+        priced, unpriced = make_log(at=now), make_log(at=now, cost=None, charge=None)
+
+        self.assertEqual(self.listed("?usage=unpriced"), [unpriced])
+        self.assertEqual(self.listed("?usage=provider"), [priced])
+
+    def test_days_are_whole_and_both_included(self):
+        midnight = NOON.replace(hour=0)
+        before = make_log(at=midnight - timedelta(milliseconds=1))
+        start, end = make_log(at=midnight), make_log(at=midnight + timedelta(days=1, milliseconds=-1))
+        after = make_log(at=midnight + timedelta(days=1))
+
+        self.assertEqual(self.listed("?started_at_from=2026-03-10&started_at_to=2026-03-10"), [end, start])
+        self.assertEqual(self.listed("?started_at_from=2026-03-11"), [after])
+        self.assertEqual(self.listed("?started_at_to=2026-03-09"), [before])
+
+    def test_a_filter_without_an_index_looks_back_a_week_and_says_so(self):
+        old = make_log(at=timezone.now() - timedelta(days=8), cost=None)
+        started = f"{old.started_at:%Y-%m-%d}"
+
+        response = self.client.get(self.url(SpendLog, "changelist") + "?usage=unpriced")
+
+        self.assertContains(response, "Set dates to look further back")
+        self.assertEqual(response.context["cl"].result_list, [])
+        self.assertEqual(self.listed(f"?usage=unpriced&started_at_from={started}"), [old])
+
+    def test_charlie_sees_no_log(self):
+        log = make_log()
+        self.log_in_charlie()
+
+        self.assertEqual(self.client.get(self.url(SpendLog, "changelist")).status_code, 403)
+        self.assertEqual(self.client.get(self.url(SpendLog, "change", log.pk)).status_code, 403)
+
+
+class CallTests(AdminTestCase):
+    usage = Usage(input_uncached=1_000, cache_read=10_000, output_text=333, web_searches=2)
+
+    def page(self, log: SpendLog):
+        return self.client.get(self.url(SpendLog, "change", log.pk))
+
+    def test_it_explains_the_cost_to_the_last_digit(self):
+        price = make_price(cache_read_per_mtok_usd=Decimal("1.25"), per_web_search_usd=Decimal("0.01"))
+        cost = from_nano(resolve(price).cost_nano(self.usage))
+        expected = (
+            Decimal("2.5") * 1_000 / 1_000_000
+            + Decimal("1.25") * 10_000 / 1_000_000
+            + Decimal(10) * 333 / 1_000_000
+            + Decimal("0.01") * 2
+        )
+        log = make_log(price=price, cost=cost, charge=cost, **self.usage._asdict())
+
+        response = self.page(log)
+
+        self.assertEqual(cost, expected)
+        self.assertEqual(
+            response.context["explanation"].table["rows"],
+            [
+                ["input uncached", "1,000", "$2.50 per million tokens", "$0.0025"],
+                ["cache read", "10,000", "$1.25 per million tokens", "$0.0125"],
+                ["output text", "333", "$10.00 per million tokens", "$0.00333"],
+                ["web searches", "2", "$0.01 each", "$0.02"],
+            ],
+        )
+        self.assertContains(response, "$0.03833")
+        self.assertContains(response, "equals the cost of this call")
+        self.assertContains(response, self.url(Price, "change", price.pk))
+
+    def test_it_says_so_when_the_sum_is_not_the_cost(self):
+        log = make_log(price=make_price(), cost=Decimal("0.1"), **self.usage._asdict())
+
+        self.assertContains(self.page(log), "booked at another cost")
+
+    def test_it_names_the_long_context_tier(self):
+        tiers = [{"above_prompt_tokens": 5_000, "input_per_mtok_usd": "5"}]
+        log = make_log(price=make_price(long_context_tiers=tiers), **self.usage._asdict())
+
+        self.assertContains(self.page(log), "more than 5,000 prompt tokens")
+
+    def test_an_unpriced_call_says_what_to_do(self):
+        log = make_log(cost=None, charge=None, upstream_model="gpt-6", input_uncached=10)
+
+        response = self.page(log)
+
+        self.assertContains(response, "its cost is not known")
+        self.assertContains(response, "/admin/billing/price/add/?provider=openai&amp;model=gpt-6")
+
+    def test_a_call_that_used_nothing_cost_nothing(self):
+        log = make_log(status="refused", usage_source="none")
+
+        self.assertContains(self.page(log), "Nothing was used")
+
+    def test_it_shows_every_attempt(self):
+        attempts = [
+            {"upstream": "one", "deployment_id": 1, "status": 529},
+            {"upstream": "two", "error": "ConnectError"},
+        ]
+
+        response = self.page(make_log(attempts=attempts))
+
+        self.assertContains(response, "529")
+        self.assertContains(response, "ConnectError")
+
+    def test_what_it_refers_to_may_be_gone(self):
+        log = make_log(
+            customer_id="gone", key_id="01890000-0000-7000-8000-000000000000", team_id="gone", user_id="gone",
+            price_id=999_999_999,
+        )  # fmt: skip
+
+        self.assertContains(self.page(log), "is gone")
+        self.assertEqual(self.client.get(self.url(SpendLog, "changelist")).status_code, 200)
+        SpendLog.objects.all().delete()
+
+
+class PriceTests(AdminTestCase):
+    form = {"provider": "openai", "model": "gpt-6", "input_per_mtok_usd": "1", "long_context_tiers": ""}
+
+    def test_a_row_is_read_and_never_edited_or_deleted(self):
+        price = make_price()
+
+        response = self.client.get(self.url(Price, "change", price.pk))
+
+        self.assertNotContains(response, 'name="_save"')
+        self.assertContains(response, "Add a new row that starts with these rates")
+        self.assertEqual(self.client.post(self.url(Price, "change", price.pk), self.form).status_code, 403)
+        self.assertEqual(self.client.post(self.url(Price, "delete", price.pk)).status_code, 403)
+
+    def test_staff_add_rows_as_staff(self):
+        self.client.post(self.url(Price, "add"), self.form)
+
+        price = Price.objects.get()
+        self.assertEqual((price.source, price.long_context_tiers), ("admin", []))
+
+    def test_a_row_made_from_a_deployment_is_its_override(self):
+        self.client.post(self.url(Price, "add"), {**self.form, "_popup": "1"})
+
+        self.assertEqual(Price.objects.get().source, "deployment")
+
+    def test_the_same_row_twice_is_an_error_on_the_form(self):
+        for _ in range(2):
+            response = self.client.post(self.url(Price, "add"), self.form)
+
+        self.assertEqual(response.status_code, 200)
+        self.assertEqual(Price.objects.count(), 1)
+
+    def test_the_list_makes_a_fixed_number_of_queries(self):
+        for model in ("a", "b", "c"):
+            make_price(model=model)
+        self.client.get(self.url(Price, "changelist"))
+
+        with self.assertNumQueries(5):  # session, user, two counts, the page
+            self.client.get(self.url(Price, "changelist"))
+
+
+class OverviewTests(AdminTestCase):
+    def test_without_calls_it_shows_the_first_one_to_try(self):
+        response = self.client.get("/admin/")
+
+        self.assertContains(response, "No call has been made yet")
+        self.assertContains(response, "/v1/chat/completions")
+        self.assertContains(response, "&quot;demo&quot;" if b"&quot;demo" in response.content else '"demo"')
+
+    def test_it_adds_up_today_and_seven_days(self):
+        now = timezone.now()
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        make_log(at=now, cost=Decimal("0.000000001"))
+        make_log(at=midnight, cost=Decimal(1))
+        make_log(at=midnight - timedelta(milliseconds=1), cost=Decimal(10))
+        make_log(at=midnight - timedelta(days=7), cost=Decimal(100))
+        SpendTotal.objects.create(
+            holder_type=HolderType.GATEWAY, holder_id="gateway", cost=Decimal("111.000000001"),
+            calls=4, unpriced_calls=2,
+        )  # fmt: skip
+
+        with self.assertNumQueries(6):  # session, user, latest calls, totals, today, seven days
+            response = self.client.get("/admin/")
+
+        today, week, ever, unpriced = response.context["cards"]
+        self.assertEqual(today["text"], "$1.000000001")
+        self.assertEqual(week["text"], "$11.000000001")
+        self.assertEqual(ever["text"], "$111.000000001")
+        self.assertEqual(unpriced["text"], "2")
+
+    def test_it_leaves_out_a_sum_of_too_many_calls(self):
+        now = timezone.now()
+        for _ in range(3):
+            make_log(at=now, cost=Decimal(1))
+
+        with mock.patch("billing.admin.overview.ADDED_UP_CALLS", 2):
+            response = self.client.get("/admin/")
+
+        self.assertEqual([card["text"] for card in response.context["cards"][:2]], ["-", "-"])
+
+    def test_charlie_sees_no_figures(self):
+        make_log(cost=Decimal(7))
+        self.log_in_charlie()
+
+        response = self.client.get("/admin/")
+
+        self.assertEqual(response.status_code, 200)
+        self.assertNotContains(response, "Spend today")

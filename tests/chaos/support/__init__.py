@@ -1,0 +1,1 @@
+"""What the fault tests share: load, the comparison of bill and log, and ways to break things."""
