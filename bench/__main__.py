@@ -10,6 +10,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.load import Target
 from bench.machine import CannotMeasure, Pinned, cores, describe
 from bench.page import DIRECT, GATEWAY, NGINX, Results, bars, page
 from bench.parties import (
@@ -29,6 +30,7 @@ from bench.rounds import Party, Run
 from tests.provider import ProviderProcess
 
 PAGE = PROJECT_ROOT / "docs" / "benchmarks.md"
+BUSY = 0.5
 KINDS = ("plain", "stream", "steps")
 
 
@@ -108,6 +110,8 @@ def _measure_rounds(
 ) -> None:
     need_tools()
     measured, load_core = cores()
+    if os.getloadavg()[0] > BUSY:
+        say(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): the figures will be off")
     os.sched_setaffinity(0, {load_core})
     run = _start(wanted, results, folder, stack, measured, load_core)
     kinds = [wanted.only] if wanted.only else ["plain", "stream"]
@@ -172,11 +176,13 @@ def _start(
             continue
         stack.callback(process.stop)
         results.peers[name] = peer(name).WHAT
-        run.parties.append(Party(name, target, process))
+        run.parties.append(Party(name, target, process, is_peer=True))
     return run
 
 
-def _start_peer(name, wanted, folder, core, provider, keys):
+def _start_peer(
+    name: str, wanted: argparse.Namespace, folder: Path, core: int, provider: Provider, keys: Path
+) -> tuple[Pinned, Target]:
     """Install and start a peer. Raises: what tells why it cannot be measured."""
     module = peer(name)
     home = (wanted.peers_folder or folder).resolve() / name
@@ -187,12 +193,13 @@ def _start_peer(name, wanted, folder, core, provider, keys):
         (home / "installed").touch()
     say(f"starting {name}")
     port = free_port()
-    serving = module.command(home, port, f"http://127.0.0.1:{provider.port}/v1")
+    provider_url = f"http://127.0.0.1:{provider.port}/v1"
+    serving = module.command(home, port, provider_url)
     process = Pinned(
         serving.command, core=core, log=folder / f"{name}.log", folder=home,
         environment={**clean_environment(), **serving.environment},
     )  # fmt: skip
-    target = module.target(port, keys)
+    target = module.target(port, keys, provider_url)
     try:
         process.wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), seconds=180)
         target.try_once()

@@ -76,12 +76,12 @@ class WrkResult(NamedTuple):
 def wrk(target: Target, *, core: int, connections: int, seconds: float) -> WrkResult:
     """Call as fast as the answers come. Raises: CannotMeasure when wrk does not run."""
     headers = [f"{name}: {value}" for name, value in target.headers]
-    done = subprocess.run(
-        ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--latency",
-         "-s", str(_LUA), f"http://127.0.0.1:{target.port}",
-         "--", target.path, str(target.keys_path), target.model, *headers],
-        capture_output=True, text=True, timeout=seconds + 60,
-    )  # fmt: skip
+    command = [
+        *("taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
+        *("--latency", "--timeout", "30s", "-s", str(_LUA), f"http://127.0.0.1:{target.port}", "--"),
+        *(target.path, str(target.keys_path), target.model, *headers),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode:
         raise CannotMeasure(f"wrk failed:\n{done.stdout}{done.stderr}")
     return read_wrk(done.stdout)

@@ -37,6 +37,7 @@ def describe() -> list[tuple[str, str]]:
         ("CPU", f"{_cpu_model()}, {os.cpu_count()} cores"),
         ("system", f"Linux {platform.release().split('-')[0]}, {platform.machine()}"),
         ("Python", platform.python_version()),
+        ("load average at the start", f"{os.getloadavg()[0]:.2f}"),
         ("nginx, wrk", f"{_version('nginx', '-v')}, {_version('wrk', '-v')}"),
     ]
 
@@ -102,10 +103,8 @@ class Pinned:
         with contextlib.suppress(ProcessLookupError):
             self.resume()
             self.process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # what it left behind, too: the group is its own
         self.process.wait()

@@ -5,6 +5,7 @@ The bench tells the recorder's CPU time from the loop's by these names. Python g
 them to the system itself from 3.14 on; here it costs one write when a thread starts.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -15,7 +16,9 @@ _start = threading.Thread.start
 
 def _start_named(thread: threading.Thread) -> None:
     _start(thread)
-    Path(f"/proc/self/task/{thread.native_id}/comm").write_text(thread.name[:15])
+    # One that has ended already needs no name.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/self/task/{thread.native_id}/comm").write_text(thread.name[:15])
 
 
 if __name__ == "__main__":

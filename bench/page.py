@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bench.rounds import EVENTS, SHARE_OF_MAXIMUM, STREAMS_AT_ONCE, Figures
 
+DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 DIRECT, NGINX, GATEWAY = "direct", "nginx", "gateway"
 NAMES = {
     DIRECT: "the provider, called directly",
@@ -75,7 +76,7 @@ def bars(results: Results) -> list[Bar]:
     of = results.of
     found = [
         Bar("requests/s per core, of nginx's",
-            [100 * value for value in ratios(of(GATEWAY, "rate"), of(NGINX, "rate"))], 6, " %", at_least=True),
+            percents(of(GATEWAY, "rate"), of(NGINX, "rate")), 6, " %", at_least=True),
         Bar("CPU per call", of(GATEWAY, "cpu_ms"), 0.30, " ms"),
         Bar("p50 added at one connection",
             differences(of(GATEWAY, "p50_ms"), of(DIRECT, "p50_ms")), 0.8, " ms"),
@@ -86,7 +87,7 @@ def bars(results: Results) -> list[Bar]:
     ]  # fmt: skip
     for name, times in (("litellm", 35), ("portkey", 5), ("mlflow", 3)):
         values = ratios(of(name, "cpu_ms"), of(GATEWAY, "cpu_ms"))
-        found.append(Bar(f"CPU per call of {name}, times ours", values, times, " ×", at_least=True))
+        found.append(Bar(f"CPU per call of {name}, times ours", values, times, f" {TIMES}", at_least=True))
     return [bar for bar in found if bar.values]
 
 
@@ -103,11 +104,10 @@ def _head(results: Results) -> str:
         [
             "# Benchmarks",
             "",
-            f"Written by `{results.command}` on {results.date}: {results.rounds} rounds, each measuring all",
-            f"parties in turn for {_number(results.seconds)} s. A figure is the median of the rounds, with the "
-            "smallest",
-            "and the largest; ratios and differences are made within each round. Absolute figures are this",
-            "machine's; ratios travel.",
+            f"Written by `{results.command}` on {results.date}.",
+            f"Rounds: {results.rounds}, each measuring all parties in turn for {_number(results.seconds)} s.",
+            "A figure is the median of the rounds, with the smallest and the largest; ratios and differences",
+            "are made within each round. Absolute figures are this machine's; ratios travel.",
             "",
             *table(("machine", ""), machine),
         ]
@@ -131,11 +131,11 @@ def _plain(results: Results) -> str:
         lines.append(
             row(
                 NAMES.get(name, name),
-                spread([100 * value for value in ratios(of(name, "rate"), of(NGINX, "rate"))], " %"),
-                spread(ratios(cpu, of(GATEWAY, "cpu_ms")), " ×") if cpu else "–",
+                spread(percents(of(name, "rate"), of(NGINX, "rate")), " %"),
+                spread(ratios(cpu, of(GATEWAY, "cpu_ms")), f" {TIMES}") if cpu else DASH,
                 spread(of(name, "rate")),
-                spread(cpu) if cpu else "–",
-                spread(differences(of(name, "p50_ms"), of(DIRECT, "p50_ms"))) if name != DIRECT else "–",
+                spread(cpu) if cpu else DASH,
+                spread(differences(of(name, "p50_ms"), of(DIRECT, "p50_ms"))) if name != DIRECT else DASH,
                 spread(of(name, "open_p50_ms")),
                 spread(of(name, "open_p99_ms")),
             )
@@ -147,18 +147,16 @@ def _plain(results: Results) -> str:
         "## Plain calls",
         "",
         "The gateway authenticates one of 100 virtual keys of 10 teams, attributes the call to one of 10,000",
-        "customers, takes 3 tags, prices the answer, journals it and books it into the database. "
-        f"{results.booked:,} calls",
-        f"were booked, the mock provider answered {results.served:,}; row by row at the exact cost, and the "
-        "journal was empty",
-        "after each measurement (a run whose backlog grows, or whose rows are not what was served, fails).",
+        "customers, takes 3 tags, prices the answer, journals it and books it into the database.",
+        f"The mock provider answered {results.served:,} calls, and {results.booked:,} were booked at their",
+        "exact cost; the journal was empty after each measurement. A run whose backlog grows, or whose rows",
+        "are not what was served, fails.",
         "",
         *table(heads, lines),
         "",
-        f"CPU counts all processes of the party until its last row is booked. 70 % is {rate:,.0f} calls/s: "
-        f"{SHARE_OF_MAXIMUM} × the",
-        "gateway's own maximum in the same round for everyone (a slower party: of its own), sent at random",
-        "instants over 32 connections and timed from when they were due.",
+        "CPU counts all processes of the party until its last row is booked. 70 % is",
+        f"{rate:,.0f} calls/s for everyone: {SHARE_OF_MAXIMUM} {TIMES} the gateway's maximum in the round, sent",
+        "at random instants over 32 connections and timed from when they were due.",
     ]
     if of(GATEWAY, "drained_s"):
         text.append(
@@ -195,23 +193,23 @@ def _streamed(results: Results) -> str:
     if not of(GATEWAY, "stream_cpu_ms"):
         return ""
     lines = [
-        row("CPU per stream, ms", "–", spread(of(GATEWAY, "stream_cpu_ms"))),
-        row("streams finished a second", "–", spread(of(GATEWAY, "stream_rate"))),
-        row("first event after, p50, ms", spread(of(DIRECT, "first_byte_ms")), spread(of(GATEWAY, "first_byte_ms"))),
+        row("CPU per stream, ms", DASH, spread(of(GATEWAY, "stream_cpu_ms"))),
+        row("streams finished a second", DASH, spread(of(GATEWAY, "stream_rate"))),
+        row("first event after, p50, ms", spread(of(DIRECT, "first_byte_ms")),
+            spread(of(GATEWAY, "first_byte_ms"))),
         row("first event after, p99, ms", spread(of(DIRECT, "first_byte_p99_ms")),
             spread(of(GATEWAY, "first_byte_p99_ms"))),
-        row("later by, p50, ms", "–",
+        row("later by, p50, ms", DASH,
             spread(differences(of(GATEWAY, "first_byte_ms"), of(DIRECT, "first_byte_ms")))),
     ]  # fmt: skip
     return "\n".join(
         [
             f"## Streamed calls of {EVENTS} events",
             "",
-            f"{STREAMS_AT_ONCE} streams at once, their events 10 ms apart, from the test suite's fake provider. "
-            f"{results.streams_booked:,} streams",
-            f"were booked, {results.streams_served:,} served; the sum booked is the provider's own bill to the "
-            "nano-dollar. First",
-            "events are timed one stream at a time, alternating between direct and through the gateway.",
+            f"{STREAMS_AT_ONCE} streams at once, events 10 ms apart, from the test suite's fake provider.",
+            f"It served {results.streams_served:,}, and {results.streams_booked:,} were booked; the sum is",
+            "the provider's own bill to the nano-dollar. First events are timed one stream at a time, by",
+            "turns directly and through the gateway.",
             "",
             *table(("figure", "directly", "through the gateway"), lines),
         ]
@@ -227,8 +225,8 @@ def _peers(results: Results) -> str:
         [
             "## Other gateways",
             "",
-            "In the same rounds, on the same core, with the same calls; none of them kept accounts, so they do",
-            "less per call than this gateway does. Settings are in `bench/peers/`.",
+            "In the same rounds, on the same core, with the same calls; none of them kept accounts, so they",
+            "do less per call than this gateway does. Settings are in `bench/peers/`.",
             "",
             *lines,
         ]
@@ -251,10 +249,10 @@ def _steps(results: Results) -> str:
 
 
 def _foot(results: Results) -> str:
-    return f"""## How to repeat it
+    return """## How to repeat it
 
     apt install nginx-light wrk
-    make bench                                        # or: {results.command}
+    make bench
     make bench ARGS="--quick --no-write"              # about a minute, prints only
     make bench ARGS="--peers litellm,portkey,mlflow"  # others beside it, installed for the run
 
@@ -278,18 +276,23 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=False) if b]
 
 
+def percents(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [100 * ratio for ratio in ratios(ours, theirs)]
+
+
 def differences(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [a - b for a, b in zip(ours, theirs, strict=False)]
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:
-    """Write `median (smallest–largest)`."""
+    """Write `median (smallest to largest)`, the brackets only where they say something."""
     if not values:
-        return "–"
+        return DASH
     middle = _number(statistics.median(values)) + unit
-    if len(values) == 1:
+    low, high = _number(min(values)), _number(max(values))
+    if low == high:
         return middle
-    return f"{middle} ({_number(min(values))}–{_number(max(values))})"
+    return f"{middle} ({low}{DASH}{high})"
 
 
 def _number(value: float) -> str:

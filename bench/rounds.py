@@ -8,6 +8,7 @@ the names mean. The others stand still while one is measured.
 import contextlib
 import statistics
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ STREAMS_AT_ONCE = 48
 EVENTS = 60
 WARM_UP_SECONDS = 2
 SAMPLE_SECONDS = 0.5
+PEER_SECONDS = 8.0  # at least, for others: at 50 answers a second two seconds say nothing
+PEER_SETTLE_SECONDS = 2.0  # for calls whose client left with the end of the load
 LAG_SECONDS = 2.0  # a recorder that needs longer than this to catch up was not keeping up
 
 Figures = dict[str, dict[str, list[float]]]
@@ -37,7 +40,7 @@ class Party:
     target: Target
     process: Pinned | None = None
     gateway: Gateway | None = None
-    connections: int = CONNECTIONS
+    is_peer: bool = False
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Run:
     def warm_up(self) -> None:
         for party in self.parties:
             with self._alone(party):
-                self._wrk(party, connections=party.connections, seconds=WARM_UP_SECONDS)
+                self._wrk(party, connections=CONNECTIONS, seconds=WARM_UP_SECONDS)
 
     # -- plain calls -----------------------------------------------------------------
 
@@ -79,12 +82,14 @@ class Run:
         cpu, threads, database = _cpu(party)
         served = self.provider.served()
         with _watched(party.gateway) as backlogs:
-            result = self._wrk(party, connections=party.connections, seconds=self.seconds)
+            result = self._wrk(party, connections=CONNECTIONS, seconds=self.seconds)
         self._note(party, rate=result.rate)
         if party.gateway:
             drained_s = party.gateway.drain()
             refuse_growth(backlogs, drained_s)
             self._note(party, backlog_mb=max(backlogs, default=0) / 1e6, drained_s=drained_s)
+        if party.is_peer:
+            time.sleep(PEER_SETTLE_SECONDS)
         calls = self.provider.served() - served
         cpu_after, threads_after, database_after = _cpu(party)
         if party.process:
@@ -99,15 +104,21 @@ class Run:
         self._note(party, p50_ms=self._wrk(party, connections=1, seconds=self.seconds / 2).p50_ms)
 
     def _open_loop(self, party: Party) -> None:
-        """Send 70 % of what the gateway can do, or of what the party can where that is less."""
-        rate = SHARE_OF_MAXIMUM * min(self._last(party, "rate"), self._last(self.gateway, "rate"))
+        """Send everyone 70 % of what the gateway can do. Other gateways are not asked for that much."""
+        if party.is_peer:
+            return
+        rate = SHARE_OF_MAXIMUM * self._last(self.gateway, "rate")
         result = load.open_loop(party.target, rate=rate, seconds=self.seconds)
         _refuse_bad(party, result.bad)
         self._note(party, open_rate=rate, open_p50_ms=result.p50_ms, open_p99_ms=result.p99_ms)
 
     def _wrk(self, party: Party, *, connections: int, seconds: float) -> load.WrkResult:
+        if party.is_peer:
+            seconds = max(seconds, PEER_SECONDS)
         result = load.wrk(party.target, core=self.load_core, connections=connections, seconds=seconds)
         _refuse_bad(party, result.bad)
+        if not result.calls:
+            raise CannotMeasure(f"{party.name} answered no call in {seconds:.0f} s")
         return result
 
     # -- streamed calls --------------------------------------------------------------

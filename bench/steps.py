@@ -24,8 +24,8 @@ CALLS = 2000
 
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini","choices":[{"index":0,'
-    b'"message":{"role":"assistant","content":"hi there"},"finish_reason":"stop"}],"usage":{"prompt_tokens":210,'
-    b'"completion_tokens":5,"total_tokens":215,"prompt_tokens_details":{"cached_tokens":100}}}'
+    b'"message":{"role":"assistant","content":"hi there"},"finish_reason":"stop"}],"usage":{'
+    b'"prompt_tokens":210,"completion_tokens":5,"total_tokens":215,"prompt_tokens_details":{"cached_tokens":100}}}'
 )
 BODY = (
     b'{"model":"gpt-4o-mini","user":"customer-77","messages":[{"role":"user","content":"'

@@ -99,7 +99,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, Http404):
         return _envelope("Not found.", 404, "not_found", None)
     if isinstance(error, exceptions.APIException):
-        message = error.detail if isinstance(error.detail, str) else str(error.detail)
+        message = str(error.detail)  # a plain text: DRF's own is a class that JSON does not know
         kind = "invalid_request_error" if error.status_code < 500 else "internal_server_error"
         return _envelope(message, error.status_code, kind, None)
     return None

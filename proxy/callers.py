@@ -9,6 +9,7 @@ then "come back later" (503), never "invalid" (401): see C5.
 """
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -61,6 +62,8 @@ class Callers:
         self._hard_life_s = hard_life_s
         self._keys: dict[str, Caller] = {}
         self._unknown: OrderedDict[str, None] = OrderedDict()
+        self._reloads = 0
+        self._mutex = threading.Lock()  # guards the count against a key that is being remembered
         self.customer_rules: dict[str, CustomerRule] = {}
         self.fresh_at = time.monotonic()
 
@@ -78,27 +81,36 @@ class Callers:
         if token_hash in self._unknown:
             return None
         loop = asyncio.get_running_loop()
+        reloads = self._reloads
         load = loop.run_in_executor(self._executor, _in_thread(load_callers), [token_hash])
         try:
             found = await asyncio.wait_for(load, _LOAD_SECONDS)
         except (DatabaseError, TimeoutError) as error:
             raise DatabaseAway("The gateway's database cannot be reached; try again later.") from error
         caller = found.get(token_hash)
+        with self._mutex:
+            if self._reloads == reloads:
+                self._remember(token_hash, caller)
+            # else: keys changed while it was read, and the reload could not know of this one.
+        return caller
+
+    def _remember(self, token_hash: str, caller: Caller | None) -> None:
         if caller is None:
             self._unknown[token_hash] = None
             if len(self._unknown) > _MAX_UNKNOWN:
                 self._unknown.popitem(last=False)
-            return None
+            return
         if len(self._keys) >= _MAX_KEYS:
             self._keys.pop(next(iter(self._keys)))
         self._keys[token_hash] = caller
-        return caller
 
     # -- called by the refresher's thread: each swaps or replaces whole values ---------
 
     def reload_keys(self) -> None:
         """Read every known key again, and forget which were unknown."""
-        known = list(self._keys)
+        with self._mutex:
+            self._reloads += 1
+            known = list(self._keys)
         fresh: dict[str, Caller] = {}
         for start in range(0, len(known), 1000):
             fresh.update(load_callers(known[start : start + 1000]))

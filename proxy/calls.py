@@ -82,6 +82,7 @@ class Call:
 
     # Optimization: what a call starts with is on the class; setting it each time takes 2 µs.
     task: asyncio.Task | None = None
+    _can_be_cancelled = False  # a task that has not begun would never run, one that is ending is settled
     _is_opened = False
     _is_sent = False
     _is_closed = False
@@ -133,13 +134,17 @@ class Call:
         """Stop the call now; it settles with what was seen."""
         if self.task is not None and not self.task.done() and not self._cut_reason:
             self._cut_reason = reason
-            self.task.cancel()
+            if self._can_be_cancelled:
+                self.task.cancel()
 
     # -- the task ------------------------------------------------------------------
 
     async def run(self) -> None:
         """Do the whole call. Never raises; the client gets an error in its dialect instead."""
+        self._can_be_cancelled = True
         try:
+            if self._cut_reason:
+                raise asyncio.CancelledError
             await self._answer()
         except GatewayError as error:
             self._refuse(error)
@@ -149,10 +154,13 @@ class Call:
             logger.exception("call %s failed inside the gateway", self._call_id)
             self._refuse(GatewayError("The gateway failed on this call; its log names the call's id."))
         finally:
+            self._can_be_cancelled = False
             if self._channel is not None:
                 self._channel.end()
-            await self._close_response()
-            self._gateway.calls.discard(self)
+            try:
+                await self._close_response()
+            finally:
+                self._gateway.calls.discard(self)
 
     async def _answer(self) -> None:
         targets = self._gateway.router.order(self._targets)
@@ -199,7 +207,8 @@ class Call:
         )
         self._journal_sent(target)
         response = await gateway.transport(target).handle_async_request(request)
-        self._response, self._body = response, BodyReader(response)
+        self._response = response  # first: what cannot be read must be closed all the same
+        self._body = BodyReader(response)
         return response
 
     def _request_headers(self, target: Target) -> UpstreamHeaders:
@@ -419,11 +428,13 @@ class Call:
 
     def _settle_cut(self) -> None:
         """End a call that was cut off: at the end of the grace, of the time allowed, or at shutdown."""
-        if self._is_closed:
-            return
         message = _CUT_MESSAGES.get(self._cut_reason, "The call was cut off.")
         error = Unavailable(message)
         error.type = self._cut_reason or "cancelled"
+        refusal = Head(503, [(b"content-type", _JSON)], self._dialect.error_body(error, self._call_id))
+        if self._is_closed:
+            self._send_head(refusal)  # it waited for the disk: the client still waits for an answer
+            return
         if self._relay is not None:
             meter = self._relay.meter
             outcome = self._stream_outcome(meter, error)
@@ -439,7 +450,7 @@ class Call:
         if self._cut_reason == "client_disconnect":
             outcome = outcome._replace(http_status=499)
         self._close(outcome)
-        self._send_head(Head(503, [(b"content-type", _JSON)], self._dialect.error_body(error, self._call_id)))
+        self._send_head(refusal)
 
     # -- records -----------------------------------------------------------------------
 
@@ -453,7 +464,7 @@ class Call:
             target.deployment_id,
             target.upstream,
             target.provider,
-            self._upstream_model,
+            clean_line(self._upstream_model),
             self._price.price_id if self._price else None,
             input_tokens,
             output_tokens,
@@ -486,7 +497,7 @@ class Call:
             time.time_ns() // 1000,
             outcome.status,
             outcome.http_status,
-            outcome.error_type[:60],
+            clean_line(outcome.error_type, 60),
             clean_line(outcome.error_message, 500),
             outcome.usage_source,
             usage,
@@ -496,7 +507,7 @@ class Call:
             target.deployment_id if target else None,
             target.upstream if target else "",
             target.provider if target else "",
-            self._upstream_model,
+            clean_line(self._upstream_model),
             clean_line(outcome.response_id),
             clean_line(outcome.service_tier, 30),
             self._first_token_us,

@@ -33,8 +33,8 @@ class Target:
     base_model: str
     openai_base_url: str
     anthropic_base_url: str
-    credential: str
-    headers: tuple[tuple[bytes, bytes], ...]
+    credential: str = field(repr=False)
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     priority: int
     weight: int
     price: ResolvedPrice | None  # the override, if there is one
@@ -42,7 +42,7 @@ class Target:
     read_timeout_s: float
     # Optimization: URLs are parsed once per snapshot and path, not once per call.
     urls: dict[str, httpx.URL] = field(default_factory=dict)
-    request_headers: dict[tuple, UpstreamHeaders] = field(default_factory=dict)
+    request_headers: dict[tuple, UpstreamHeaders] = field(default_factory=dict, repr=False)
     answer_headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = field(default_factory=dict)
 
     def url(self, base: str, path: str, query: str = "") -> httpx.URL:

@@ -81,6 +81,7 @@ class Gateway:
         self.body_waits = BodyWaits(settings.BODY_IDLE_SECONDS)
         self.loop = asyncio.get_running_loop()
         self.is_draining = False
+        self._drained_by = 0.0  # the loop's time
         self.bodies_bytes = 0  # of all request bodies being read or relayed right now
         self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lookup")
         self.callers = Callers(self._executor, hard_life_s=settings.KEY_HARD_LIFE_SECONDS)
@@ -129,12 +130,22 @@ class Gateway:
         self.refresher.load()
         return installation_id()
 
+    def begin_drain(self) -> None:
+        """Give the calls under way DRAIN_SECONDS from now; then they are cut. Safe to call twice.
+
+        Called at the signal, not when the server has closed its last connection: the
+        client of a cut stream is to read why.
+        """
+        if not self.is_draining:
+            self.is_draining = True
+            self._drained_by = self.loop.time() + self.settings.DRAIN_SECONDS
+            self.loop.call_at(self._drained_by, self._cut_calls)
+
     async def stop(self) -> None:
         """Finish what is under way, cut what takes too long, and bring everything into the database."""
-        self.is_draining = True
-        await self._wait_for_calls(self.settings.DRAIN_SECONDS)
-        for call in list(self.calls):
-            call.cut("shutdown")
+        self.begin_drain()
+        await self._wait_for_calls(self._drained_by - self.loop.time())
+        self._cut_calls()
         await self._wait_for_calls(_SETTLE_SECONDS)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -145,10 +156,14 @@ class Gateway:
             await transport.aclose()
         self._executor.shutdown(wait=False)
 
+    def _cut_calls(self) -> None:
+        for call in list(self.calls):
+            call.cut("shutdown")
+
     async def _wait_for_calls(self, seconds: float) -> None:
         tasks = [call.task for call in self.calls if call.task is not None]
         if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+            await asyncio.wait(tasks, timeout=max(0.0, seconds))
 
     def _drain_journal(self) -> None:
         self.syncer.stop()

@@ -8,6 +8,8 @@ drained after the last.
 import gc
 import logging
 import os
+import signal
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -55,6 +57,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
         await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
         return
     set_running(gateway)
+    _drain_at_signals(gateway)
     # What exists now lives as long as the process: the collector need not look at it
     # again, nor look often at the short-lived rest (10 to 15 % of CPU per call).
     gc.collect()
@@ -65,3 +68,20 @@ async def _lifespan(receive: Any, send: Any) -> None:
     await gateway.stop()
     set_running(None)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _drain_at_signals(gateway: Gateway) -> None:
+    """Start the drain's clock when the server is told to stop, and have the server do its own part."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def handler(servers_own: Any) -> Any:
+        def handle(number: int, frame: Any) -> None:
+            gateway.loop.call_soon_threadsafe(gateway.begin_drain)
+            if callable(servers_own):
+                servers_own(number, frame)
+
+        return handle
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler(signal.getsignal(number)))

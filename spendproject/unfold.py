@@ -10,7 +10,7 @@ from django.urls import reverse_lazy
 
 def _may_view(model: str) -> Callable[[HttpRequest], bool]:
     app, name = model.split(".")
-    return lambda request: request.user.has_perm(f"{app}.view_{name}")  # type: ignore[union-attr]
+    return lambda request: request.user.has_perm(f"{app}.view_{name}")
 
 
 def _item(title: str, icon: str, model: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class GatewayProcess:
             "REDIS_URL": services.redis_url(),
             "OPENAI_API_KEY": "sk-openai-of-the-gateway",
             "ANTHROPIC_API_KEY": "sk-ant-of-the-gateway",
-            "RECORDER_SECONDS": "0.05",
+            "RECORDER_SECONDS": "0.02",
             **(_upstreams(provider) if provider else {}),
             **{name: str(value) for name, value in settings.items()},
         }

@@ -27,6 +27,7 @@ def _database_url() -> str:
 
 
 _FOLDER = tempfile.mkdtemp(prefix="spend-tests-")
+os.mkdir(os.path.join(_FOLDER, "static"))  # whitenoise warns where there is none
 os.environ["ENV_FILE"] = os.devnull
 os.environ["SECRET_KEY"] = "for-tests-only-" + "x" * 40
 os.environ["MASTER_KEY"] = "sk-master-key-of-the-tests"

@@ -4,9 +4,9 @@ Other gateways, measured in the same rounds: `python -m bench --peers litellm,po
 Each module has the same three functions and installs into a folder of the run's own,
 by package name and pinned version:
 
-    install(folder)                     download and install; raises CalledProcessError
-    command(folder, port, provider_url) the command that serves, and its environment
-    target(port, keys_path)             how it is called
+    install(folder)                         download and install; raises RuntimeError
+    command(folder, port, provider_url)     the command that serves, and its environment
+    target(port, keys_path, provider_url)   how it is called
 
 and `WHAT`, one line for the page: version and settings. None of them keeps accounts
 here: their own database is off, so that they are shown at their fastest.
@@ -34,7 +34,7 @@ class Peer(Protocol):
 
     def install(self, folder: Path) -> None: ...
     def command(self, folder: Path, port: int, provider_url: str) -> Serving: ...
-    def target(self, port: int, keys_path: Path) -> Target: ...
+    def target(self, port: int, keys_path: Path, provider_url: str) -> Target: ...
 
 
 def peer(name: str) -> Peer:

@@ -11,7 +11,7 @@ rows of the page only.
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import CharField, F, Func, OrderBy, OuterRef, QuerySet, Subquery, Value
+from django.db.models import CharField, F, Func, OuterRef, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -36,9 +36,7 @@ class UuidText(Func):
     """A UUID as the ledger writes it, with dashes; SQLite stores its 32 hex digits."""
 
     output_field = CharField()
-
-    def as_sql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        return super().as_sql(compiler, connection, template="CAST(%(expressions)s AS text)", **extra)
+    template = "CAST(%(expressions)s AS text)"
 
     def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
         sql, params = compiler.compile(self.source_expressions[0])
@@ -96,7 +94,7 @@ class SpendMixin:
         holder_id = str(holder.pk)
         total = SpendTotal.objects.filter(holder_type=self.holder_type, holder_id=holder_id).first()
         context: dict[str, Any] = {"total_cards": _cards(total, self.amount)}
-        if self.logs_parameter and request.user.has_perm("billing.view_spendlog"):  # type: ignore[union-attr]
+        if self.logs_parameter and request.user.has_perm("billing.view_spendlog"):
             address = reverse("admin:billing_spendlog_changelist")
             context["logs_url"] = f"{address}?{urlencode({self.logs_parameter: holder_id})}"
             if self.logs_column:
@@ -122,6 +120,13 @@ def _cards(total: SpendTotal | None, amount: str) -> list[dict[str, str]]:
     return [{"label": label, "text": text} for label, text in cards]
 
 
+def _ordered_by(part: Any) -> tuple[str, bool]:
+    """Return (name, is it descending) of one part of an ordering, text or expression."""
+    if isinstance(part, str):
+        return part.lstrip("-"), part.startswith("-")
+    return part.expression.name, part.descending
+
+
 class CustomerChangeList(CappedChangeList):
     """Sorts by spend what is sorted by it: the totals.
 
@@ -133,10 +138,8 @@ class CustomerChangeList(CappedChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        first = self.get_ordering(request, self.queryset)[0]
-        name = first.expression.name if isinstance(first, OrderBy) else first.lstrip("-")
+        name, is_descending = _ordered_by(self.get_ordering(request, self.queryset)[0])
         if name in self._columns:
-            is_descending = first.descending if isinstance(first, OrderBy) else first.startswith("-")
             self.result_list = self._page_by_total(f"{'-' if is_descending else ''}{self._columns[name]}")
 
     def _page_by_total(self, order: str) -> list[Customer]:

@@ -28,7 +28,7 @@ ADDED_UP_CALLS = 20_000  # some 20 ms
 
 def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Add the overview to the index page's context (setting UNFOLD["DASHBOARD_CALLBACK"])."""
-    if not request.user.has_perm("billing.view_spendlog"):  # type: ignore[union-attr]
+    if not request.user.has_perm("billing.view_spendlog"):
         return context
     context |= {"has_overview": True, "title": "Overview"}
     logs = list(SpendLog.objects.select_related("key").order_by("-pk")[:LATEST_CALLS])
@@ -37,7 +37,7 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         return context
     total = SpendTotal.objects.filter(holder_type=HolderType.GATEWAY, holder_id=GATEWAY_ID).first()
     logs_url = reverse("admin:billing_spendlog_changelist")
-    context["cards"] = _cards(total or SpendTotal(cost=Decimal(0)), logs_url, at=timezone.now())
+    context["cards"] = _cards(total or SpendTotal(), logs_url, at=timezone.now())
     context["latest_calls"] = calls_table(logs)
     context["logs_url"] = logs_url
     return context

@@ -30,7 +30,7 @@ def _rate_column(name: str, description: str) -> Any:
 
 class PriceForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
-        """Refuse a second row for the same instant, which the database would: the form has no source field."""
+        """Refuse a second row for an instant, as the database would: the form has no source field."""
         cleaned = super().clean() or self.cleaned_data
         named = {name: cleaned.get(name) for name in ("provider", "model", "effective_from")}
         rows = Price.objects.filter(source=Price.Source.ADMIN, **named)
@@ -79,10 +79,10 @@ class PriceAdmin(GatewayAdmin):
             *self.fieldsets[1:],
         )
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Price | None = None) -> tuple[str, ...]:  # type: ignore[override]
+    def get_readonly_fields(self, request: HttpRequest, obj: Price | None = None) -> tuple[str, ...]:
         return () if obj is None else self.readonly_extra
 
-    def save_model(self, request: HttpRequest, obj: Price, form: Form, change: bool) -> None:  # type: ignore[override]
+    def save_model(self, request: HttpRequest, obj: Price, form: Form, change: bool) -> None:
         # The pop-up is opened from a deployment: such a price counts for deployments
         # that name it, and not for every deployment of the provider's model.
         is_override = IS_POPUP_VAR in request.POST

@@ -158,7 +158,7 @@ class SpendLogAdmin(LedgerAdmin):
 
     # -- one call: what is known, in groups ------------------------------------------
 
-    def get_fieldsets(self, request: HttpRequest, obj: SpendLog | None = None) -> list:  # type: ignore[override]
+    def get_fieldsets(self, request: HttpRequest, obj: SpendLog | None = None) -> list:
         groups = [
             ("Who", ["customer_id_link", "key_link", "team_link", "user_link", "session_id", "tag_labels",
                      "client_tool", "user_agent", "client_call_id", "metadata"]),

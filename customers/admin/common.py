@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db import models
-from django.forms import Field, Form
+from django.forms import Field
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.text import capfirst
@@ -26,7 +26,6 @@ class GatewayAdmin(ModelAdmin):
     list_fullwidth = True
     show_facets = admin.ShowFacets.NEVER
     warn_unsaved_form = True
-    search_help_text: str | None = None
 
     def formfield_for_dbfield(
         self, db_field: models.Field, request: HttpRequest, **kwargs: Any
@@ -42,12 +41,12 @@ class GatewayAdmin(ModelAdmin):
             field.validators.append(validate_id)
         return field
 
-    def get_readonly_fields(self, request: HttpRequest, obj: models.Model | None = None) -> tuple[str, ...]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """An id is chosen once: callers send it."""
         fields = tuple(super().get_readonly_fields(request, obj))
         return fields if obj is None else (self.model._meta.pk.name, *fields)
 
-    def save_model(self, request: HttpRequest, obj: models.Model, form: Form, change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Write only what the form changed, so that a slow writer restores nothing stale (H11)."""
         if change:
             columns = {field.name for field in self.model._meta.concrete_fields}

@@ -16,12 +16,12 @@ from customers.money import plain_usd
 EMPTY = "-"
 
 
-def usd(amount: Decimal | None) -> str:
+def usd(amount: Decimal | int | None) -> str:
     """Write an exact amount with two decimals or as many as it has: `$12.50`, `$0.001112`."""
     if amount is None:
         return EMPTY
     sign = "-" if amount < 0 else ""
-    whole, _, places = plain_usd(abs(amount)).partition(".")
+    whole, _, places = plain_usd(abs(Decimal(amount))).partition(".")
     return f"{sign}${int(whole):,}.{places.ljust(2, '0')}"
 
 
@@ -43,8 +43,9 @@ def moment(at: datetime | None) -> str:
 
 def badge(text: str, kind: str = "") -> SafeString:
     """Return a small label. kind: success, info, warning, danger, or plain."""
-    # The theme's template escapes the text.
-    return mark_safe(render_to_string("unfold/helpers/label.html", {"text": text, "type": kind}))  # noqa: S308
+    # The theme's template escapes the text; our class keeps its capitals, for a tag is data.
+    context = {"text": text, "type": kind, "class": "spend-badge"}
+    return mark_safe(render_to_string("unfold/helpers/label.html", context))  # noqa: S308
 
 
 def blocked_badge(blocked: bool) -> str:

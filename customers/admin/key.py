@@ -56,7 +56,7 @@ class VirtualKeyAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
         *fieldsets[1:],
     )  # fmt: skip
 
-    def save_model(self, request: HttpRequest, obj: VirtualKey, form: Form, change: bool) -> None:  # type: ignore[override]
+    def save_model(self, request: HttpRequest, obj: VirtualKey, form: Form, change: bool) -> None:
         if change:
             super().save_model(request, obj, form, change)
         else:
@@ -66,7 +66,7 @@ class VirtualKeyAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
 
     def response_add(
         self, request: HttpRequest, obj: VirtualKey, post_url_continue: Any = None
-    ) -> HttpResponse:  # type: ignore[override]
+    ) -> HttpResponse:
         return self._secret_page(request, obj, obj.secret, title="Key created")  # type: ignore[attr-defined]
 
     def render_change_form(

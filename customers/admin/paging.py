@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.paginator import Paginator
 from django.db import connections
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 from unfold.views import ChangeList
@@ -17,6 +18,7 @@ class CappedPaginator(Paginator):
 
     template_name = "admin/capped_pagination.html"
     is_filtered = True
+    object_list: QuerySet
 
     @cached_property
     def _counted(self) -> int:

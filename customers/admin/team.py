@@ -1,6 +1,10 @@
 """Teams and who is on them, without their spend: see `billing/admin/holders.py`."""
 
+from typing import Any
+
+from django import forms
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
@@ -13,8 +17,19 @@ from customers.models import Team, TeamMembership, VirtualKey
 from customers.services import delete_teams, set_teams_blocked
 
 
+class MembershipForm(forms.ModelForm):
+    def clean(self) -> dict[str, Any]:
+        """Refuse a second row for a user: Django leaves a constraint on the team to the database."""
+        cleaned = super().clean() or self.cleaned_data
+        others = TeamMembership.objects.filter(team=self.instance.team_id).exclude(pk=self.instance.pk)
+        if others.filter(user=cleaned.get("user")).exists():
+            raise ValidationError("This user is on the team already.")
+        return cleaned
+
+
 class MembershipInline(TabularInline):
     model = TeamMembership
+    form = MembershipForm
     verbose_name = "member"
     extra = 0
     fields = ("user", "role", "budget")

@@ -130,29 +130,31 @@ def read_answer(data: bytes) -> Answer:
 
 
 def _buckets(said: _Usage, before: Usage) -> Usage:
-    """Return `said` in our buckets; what it leaves out stays as `before`."""
-    uncached, read, output = said.input_tokens, said.cache_read_input_tokens, said.output_tokens
+    """Return `said` in our buckets; what it leaves out stays as `before`. No bucket is ever negative."""
     written_5m, written_1h = before.cache_write_5m, before.cache_write_1h
     if said.cache_creation is not None:
-        written_5m = said.cache_creation.ephemeral_5m_input_tokens or 0
-        written_1h = said.cache_creation.ephemeral_1h_input_tokens or 0
+        written_5m = _count(said.cache_creation.ephemeral_5m_input_tokens, 0)
+        written_1h = _count(said.cache_creation.ephemeral_1h_input_tokens, 0)
     elif said.cache_creation_input_tokens is not None:
         # The total alone: whatever is not known to be written for an hour is written for five minutes.
         written_5m = max(0, said.cache_creation_input_tokens - written_1h)
-    output = before.completion_tokens if output is None else max(0, output)
-    details = said.output_tokens_details
-    thinking = before.reasoning if details is None else max(0, details.thinking_tokens or 0)
+    output = _count(said.output_tokens, before.completion_tokens)
+    details, tools = said.output_tokens_details, said.server_tool_use
+    thinking = before.reasoning if details is None else _count(details.thinking_tokens, 0)
     reasoning = min(thinking, output)
-    tools = said.server_tool_use
     return Usage(
-        input_uncached=before.input_uncached if uncached is None else uncached,
-        cache_read=before.cache_read if read is None else read,
+        input_uncached=_count(said.input_tokens, before.input_uncached),
+        cache_read=_count(said.cache_read_input_tokens, before.cache_read),
         cache_write_5m=written_5m,
         cache_write_1h=written_1h,
         output_text=output - reasoning,
         reasoning=reasoning,
-        web_searches=before.web_searches if tools is None else tools.web_search_requests or 0,
+        web_searches=before.web_searches if tools is None else _count(tools.web_search_requests, 0),
     )
+
+
+def _count(said: int | None, otherwise: int) -> int:
+    return otherwise if said is None else max(0, said)
 
 
 def error_body(error: GatewayError, call_id: str) -> bytes:

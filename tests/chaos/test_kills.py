@@ -11,9 +11,11 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from billing.installation import installation_id
 from billing.journal import Journal, segment_path, segments_of
 from billing.records import Closed, Opened, Sent
 from billing.usage import Usage
@@ -22,6 +24,7 @@ from tests import services
 from tests.chaos.support.accounts import Accounts
 from tests.chaos.support.calls import STREAMING_ROUTES, Call, make_call, make_natural_call
 from tests.chaos.support.load import Load
+from tests.chaos.support.processes import Process, descendants
 from tests.chaos.support.runner import SupervisedGateway
 from tests.chaos.support.scale import scaled
 from tests.chaos.support.settling import assert_totals_are_the_rows, settled_accounts
@@ -77,8 +80,18 @@ def _kill_again_and_again(gateway: SupervisedGateway) -> None:
 
 
 def _assert_none_was_made_up(accounts: Accounts, load: Load) -> None:
+    """Assert that nothing is booked that was not sent, but for what a kill met on the doorstep.
+
+    `sent` is written before the first byte leaves: the other way round, a kill in between
+    would lose a call that is billed. One that strikes in just that instant books by its
+    estimate a call that never arrived; that is rare, and visible as `interrupted`.
+    """
     assert set(accounts.rows) <= set(load.calls), "a row of nobody's"
-    accounts.assert_nothing(accounts.unseen())
+    unseen = [rows[0] for name, rows in accounts.rows.items() if name not in accounts.entries and rows[0]["cost"]]
+    assert all(row["status"] == "interrupted" for row in unseen)
+    if len(unseen) > KILLS // 4:
+        accounts.assert_nothing(accounts.unseen())
+    print(f"{len(unseen)} calls were killed between being written down and being sent")
 
 
 # -- SIGTERM -------------------------------------------------------------------------
@@ -88,9 +101,9 @@ def _assert_none_was_made_up(accounts: Accounts, load: Load) -> None:
 def test_short_streams_end_and_long_ones_are_cut_when_it_is_stopped_gently(
     signals: int, make_gateway: Callable[..., GatewayProcess], provider: ProviderProcess, rng: random.Random
 ):
-    drain_s = 4
+    drain_s = scaled(3, 6)
     gateway = make_gateway(DRAIN_SECONDS=drain_s)
-    short = [_open_stream(rng, seconds=rng.uniform(1, 2.5)) for _ in range(OPEN_STREAMS // 2)]
+    short = [_open_stream(rng, seconds=rng.uniform(0.3, 0.5) * drain_s) for _ in range(OPEN_STREAMS // 2)]
     long = [_open_stream(rng, seconds=120) for _ in range(OPEN_STREAMS // 2)]
 
     ends, stopped_after_s = asyncio.run(_stop_with_open_streams(gateway, short + long, signals))
@@ -109,12 +122,23 @@ def test_short_streams_end_and_long_ones_are_cut_when_it_is_stopped_gently(
     assert_totals_are_the_rows(gateway)
 
 
-def test_the_runner_lets_open_streams_end_when_it_is_stopped(
+def test_worker_and_beat_come_back_alone_and_the_runner_lets_streams_end(
     supervised: SupervisedGateway, provider: ProviderProcess, rng: random.Random
 ):
-    streams = [_open_stream(rng, seconds=rng.uniform(0.5, 1.5)) for _ in range(OPEN_STREAMS)]
+    web = supervised.the("manage.py", "serve")
+    killed = [_killed(supervised, "celery", "worker"), _killed(supervised, "celery", " beat ")]
 
+    for words, old in zip((("celery", "worker"), ("celery", " beat ")), killed, strict=True):
+        assert is_true_within(20, lambda words=words: supervised.running(*words)), f"{words} stays away"
+        assert supervised.the(*words).pid != old.pid
+    assert not any(process.is_alive() for process in killed), "what was killed left something behind"
+    assert len(supervised.running("celery", " beat ")) == 1
+    assert supervised.the("manage.py", "serve") == web, "the web process was harmed"
+
+    streams = [_open_stream(rng, seconds=rng.uniform(0.5, 1.5)) for _ in range(OPEN_STREAMS)]
+    below = descendants(supervised.pid)
     ends, _ = asyncio.run(_stop_with_open_streams(supervised, streams, 1))
+    assert not any(process.is_alive() for process in below), "the runner left processes behind"
     supervised.start()
     accounts = settled_accounts(supervised, provider, stays_s=2.5)
 
@@ -122,6 +146,15 @@ def test_the_runner_lets_open_streams_end_when_it_is_stopped(
     assert set(ends.values()) == {"whole"}
     accounts.assert_once()
     assert accounts.booked == accounts.billed
+
+
+def _killed(gateway: SupervisedGateway, *words: str) -> Process:
+    """Wait for a process of ours, kill it and return what it was, with what it had started."""
+    assert is_true_within(20, lambda: gateway.running(*words)), f"{words} does not run"
+    process = gateway.the(*words)
+    time.sleep(1.5)  # longer than what counts as a failed start
+    process.kill()
+    return process
 
 
 def _open_stream(rng: random.Random, *, seconds: float) -> Call:
@@ -162,3 +195,81 @@ async def _read_to_the_end(call: Call, gateway: GatewayProcess, opened: asyncio.
         except HungUp:
             return "cut off without a word"
     return "told that it was cut" if b"shutting down" in seen else "whole"
+
+
+# -- records that cannot be booked ---------------------------------------------------
+
+
+def test_damaged_and_unbookable_records_stop_nothing(
+    make_gateway: Callable[..., GatewayProcess], provider: ProviderProcess, rng: random.Random
+):
+    gateway = make_gateway(RECORDER_SECONDS=3600)  # nothing is booked before the kill
+    calls = [make_call(rng) for _ in range(30)]
+    asyncio.run(_all_answered(calls, gateway))
+    is_true_within(2, lambda: False)  # the journal is synced every 50 ms
+    gateway.kill()
+    [damaged_path] = gateway.journal_dir.iterdir()
+    _damage_the_middle(damaged_path, rng)
+    poison = _craft_unbookable_journal(gateway)
+
+    gateway.environment["RECORDER_SECONDS"] = "0.05"
+    gateway.start()
+    later = [make_call(rng) for _ in range(10)]
+    asyncio.run(_all_answered(later, gateway))
+    accounts = settled_accounts(gateway, provider, timeout_s=20, stays_s=2.5)
+
+    print(accounts)
+    assert not accounts.doubled()
+    assert {call.name for call in later} <= set(accounts.rows), "later calls are not booked"
+    quarantined = [rows[0] for rows in accounts.rows.values() if rows[0]["status"] == "quarantined"]
+    damage = [row for row in quarantined if row["error_message"].startswith("Damaged bytes in journal")]
+    assert len(damage) == 1
+    assert damaged_path.name in damage[0]["error_message"]
+    good = [row for rows in accounts.rows.values() for row in rows if row["usage_source"] == "provider"]
+    assert len(good) >= len(calls) + len(later) - 2, "more is gone than the damaged bytes"
+    for record in poison:
+        [row] = gateway.rows(id=record.call_id.hex())
+        # SQLite stores any length and any character: there nothing is wrong with it.
+        assert row["status"] == "quarantined" or not services.is_postgresql()
+        assert row["cost"] == record.cost_nano or record.cost_nano >= 1 << 63
+    assert gateway.rows(customer_id="after-the-poison")[0]["status"] == "success"
+    assert_totals_are_the_rows(gateway)
+
+
+async def _all_answered(calls: list[Call], gateway: GatewayProcess) -> None:
+    for call in calls:
+        with await Connection.open(gateway.port) as connection:
+            head, _ = await connection.answer(call.request(gateway.master_key))
+            assert head.status == 200
+
+
+def _damage_the_middle(journal: Path, rng: random.Random) -> None:
+    """Overwrite some bytes in the middle of a dead process's journal, as a bad sector does."""
+    path = segment_path(journal, segments_of(journal)[-1])
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = rng.randbytes(40)
+    path.write_bytes(data)
+
+
+def _craft_unbookable_journal(gateway: GatewayProcess) -> list[Closed]:
+    """Leave the journal of a dead process with records that no edge would have let in, and a good one."""
+    journal = Journal(gateway.journal_dir, gateway.execute_orm(installation_id))
+    poison = []
+    for customer_id, cost_nano in (("x" * 300, 1_000), ("nul\0inside", 2_000), ("overflow", 1 << 63)):
+        poison.append(_append_call(journal, customer_id, cost_nano))
+    _append_call(journal, "after-the-poison", 3_000)
+    journal.close()
+    return poison
+
+
+def _append_call(journal: Journal, customer_id: str, cost_nano: int) -> Closed:
+    now_us = time.time_ns() // 1000
+    opened = Opened(uuid7_bytes(now_us // 1000), now_us, "openai_chat", "gpt-4o", False, customer_id=customer_id)
+    closed = Closed(
+        opened.call_id, now_us, "success", 200, usage_source="estimated",
+        usage=Usage(input_uncached=10), cost_nano=cost_nano, charge_nano=cost_nano,
+    )  # fmt: skip
+    sent = Sent(opened.call_id, None, "openai", "openai", "gpt-4o", None, 10, 10, cost_nano)
+    journal.append(opened, sent, closed)
+    return closed

@@ -376,7 +376,7 @@ class TeamTests(AdminTestCase):
             {**form, **{f"memberships-{name}": value for name, value in members.items()}},
         )
 
-        self.assertContains(response, "already exists")
+        self.assertContains(response, "on the team already")
 
     def test_members_are_edited_on_its_page(self):
         team = Team.objects.create(id="research")

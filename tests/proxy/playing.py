@@ -264,7 +264,7 @@ class Client:
             "path": "/v1/chat/completions",
             "query_string": b"",
             "headers": [
-                (b"host", b"gateway.test"),
+                (b"host", b"testserver"),
                 (b"authorization", b"Bearer " + settings.MASTER_KEY.encode()),
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(self._body)),

@@ -23,7 +23,7 @@ ROUTES = (CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses", MESSAGES, 
 
 @pytest.fixture
 def anonymous(gateway: GatewayProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=gateway.url, trust_env=False, verify=False, timeout=30) as client:
         yield client
 
 

@@ -28,7 +28,9 @@ def stock(gateway: GatewayProcess, provider: ProviderProcess) -> dict[tuple[str,
         upstreams: [f"routed-{uuid.uuid4().hex[:8]}" for _ in range(n)] for upstreams, n in STOCK.items()
     }
     gateway.execute_orm(_make_deployments, names, provider.url)
-    with httpx.Client(headers={"authorization": f"Bearer {gateway.master_key}"}, trust_env=False) as client:
+    with httpx.Client(
+        headers={"authorization": f"Bearer {gateway.master_key}"}, trust_env=False, verify=False
+    ) as client:
         url = f"{gateway.url}/v1/models/{names['a', 'b'][-1]}"
         assert is_true_within(3, lambda: client.get(url).status_code == 200)
     return names

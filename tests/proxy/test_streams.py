@@ -42,7 +42,7 @@ def body(customer: str) -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def direct(provider) -> Iterator[httpx.Client]:
     """A client that calls the provider itself."""
-    with httpx.Client(base_url=provider.url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=provider.url, trust_env=False, verify=False, timeout=30) as client:
         yield client
 
 
@@ -161,7 +161,7 @@ class TestUsage:
         body = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "x" * 4_000}]}
         told = {"tag": customer, "input_tokens": 900, "output_tokens": 60, "chunks": 20}
 
-        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False) as client:
+        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, verify=False) as client:
             for fake in (told, {**told, "no_usage": True}):
                 client.post(CHAT, json={**body, "fake": fake})
 
@@ -247,7 +247,7 @@ class TestClientLeaves:
         headers = {"authorization": f"Bearer {gateway.master_key}"}
 
         with (
-            httpx.Client(base_url=gateway.url, headers=headers, trust_env=False) as client,
+            httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, verify=False) as client,
             client.stream("POST", CHAT, json=call) as response,
         ):
             next(response.iter_raw())
@@ -272,7 +272,7 @@ class TestClientLeaves:
 def client_that_gets_costs(provider: ProviderProcess) -> Iterator[httpx.Client]:
     with GatewayProcess(provider=provider, INCLUDE_COST_IN_STREAMING_USAGE="true") as gateway:
         headers = {"authorization": f"Bearer {gateway.master_key}"}
-        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False) as client:
+        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, verify=False) as client:
             yield client
 
 

@@ -44,7 +44,7 @@ class Command(BaseCommand):
             proxy_headers=False,
             backlog=4096,
             timeout_keep_alive=75,
-            # The call tasks drain in the lifespan's shutdown; this is how long their
-            # clients stay connected meanwhile (C7).
-            timeout_graceful_shutdown=int(settings.DRAIN_SECONDS) + 1,
+            # Calls are cut after DRAIN_SECONDS (`Gateway.begin_drain`); this is when their
+            # clients are, who by then have read why, or do not read at all (C7).
+            timeout_graceful_shutdown=int(settings.DRAIN_SECONDS) + 3,
         )

@@ -23,6 +23,15 @@ def readiness(gateway: GatewayProcess, *, timeout_s: float = 10) -> tuple[int, d
             return error.code, json.load(error)
 
 
+def is_alive(gateway: GatewayProcess, *, timeout_s: float = 3) -> bool:
+    """Tell whether liveness answers in time: if not, an orchestrator kills the process."""
+    try:
+        with _opener.open(f"{gateway.url}/health/liveness", timeout=timeout_s) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
 def settled_accounts(
     gateway: GatewayProcess, provider: ProviderProcess, *, timeout_s: float = 60, stays_s: float = 0.5
 ) -> Accounts:

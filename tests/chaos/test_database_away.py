@@ -1,0 +1,122 @@
+"""
+The database is away for a while (bar 4): calls go on, and everything is booked afterwards, once.
+
+Away means stopped (connections break, new ones are refused) or hanging (they are
+taken, nothing comes back). It is a wire in front of PostgreSQL that is cut: other
+tests go on using the server.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests import services
+from tests.chaos.support.calls import Call, make_call
+from tests.chaos.support.load import Load
+from tests.chaos.support.scale import scaled
+from tests.chaos.support.settling import assert_totals_are_the_rows, is_alive, readiness, settled_accounts
+from tests.chaos.support.tcp_proxy import DatabaseWire
+from tests.chaos.support.wire import Connection
+from tests.gateway import GatewayProcess, is_true_within
+from tests.provider import ProviderProcess
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not services.is_postgresql(), reason="SQLite is never away: PostgreSQL only"),
+]
+
+AWAY_SECONDS = scaled(6, 20)
+CLIENTS = scaled(20, 50)
+
+
+@pytest.fixture
+def wire() -> Iterator[DatabaseWire]:
+    server = urlsplit(os.environ["DATABASE_URL"])
+    with DatabaseWire(server.hostname or "127.0.0.1", server.port or 5432) as wire:
+        yield wire
+
+
+@pytest.mark.parametrize("kind", ["stopped", "hanging"])
+def test_no_call_fails_and_each_is_booked_once_when_the_database_was_away(
+    kind: str, provider: ProviderProcess, wire: DatabaseWire, rng: random.Random
+):
+    with _GatewayBehind(wire, provider=provider) as gateway:
+        _, secret = gateway.create_key(alias="known")
+        _, unseen_secret = gateway.create_key(alias="not seen yet")
+        asyncio.run(_answer(make_call(rng), gateway, secret))  # from now on the key is known
+        load = Load(gateway.port, secret, _quick_call, rng)
+        told: list[str] = []
+
+        asyncio.run(load.during(CLIENTS, lambda: _outage(kind, wire, gateway, rng, unseen_secret, told)))
+        status_afterwards = asyncio.run(_answer(make_call(rng), gateway, unseen_secret))
+        accounts = settled_accounts(gateway, provider, stays_s=2)
+
+        print(f"away for {AWAY_SECONDS} s ({kind}); clients saw {dict(load.outcomes)}; {accounts}")
+        assert not told, "; ".join(told)
+        assert set(load.outcomes) == {"200"}, load.failures[:5]
+        assert load.outcomes["200"] > 5 * AWAY_SECONDS, "there was no load to speak of"
+        accounts.assert_once()
+        assert accounts.booked == accounts.billed
+        assert accounts.share_from_provider() == 1
+        assert status_afterwards == 200, "a key that was asked for during the outage stays unknown"
+        assert_totals_are_the_rows(gateway)
+
+
+class _GatewayBehind(GatewayProcess):
+    """A gateway whose way to the database is the wire; the test's own queries go past it."""
+
+    def __init__(self, wire: DatabaseWire, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        parts = urlsplit(self.database_url)
+        user = parts.netloc.rpartition("@")[0]
+        address = f"{user}@127.0.0.1:{wire.port}" if user else f"127.0.0.1:{wire.port}"
+        self.environment["DATABASE_URL"] = parts._replace(netloc=address).geturl()
+
+
+def _outage(
+    kind: str, wire: DatabaseWire, gateway: GatewayProcess, rng: random.Random, unseen_secret: str, told: list[str]
+) -> None:
+    """Take the database away under load, look around meanwhile, and bring it back. told: what was wrong."""
+    time.sleep(1.5)
+    if _readiness(gateway) != 200:  # asks over a connection that stays open, as an orchestrator's do
+        told.append("readiness is not healthy to begin with")
+    ends_at = time.monotonic() + AWAY_SECONDS
+    wire.stop() if kind == "stopped" else wire.hang()
+    try:
+        for secret, whose in ((unseen_secret, "a key not seen yet"), ("sk-nobody-knows-this-one", "an unknown key")):
+            status = asyncio.run(_answer(make_call(rng), gateway, secret))
+            if status != 503:
+                told.append(f"{whose} is answered {status}, not 503, while nobody can look it up")
+        report = _readiness(gateway)
+        if report != 503:
+            told.append(f"readiness says {report} while the database is away")
+        if not is_alive(gateway):
+            told.append("liveness does not answer while the database is away")
+        time.sleep(max(0, ends_at - time.monotonic()))
+    finally:
+        wire.resume()
+    if not is_true_within(20, lambda: _readiness(gateway) == 200):
+        told.append("readiness does not come back")
+
+
+def _quick_call(rng: random.Random) -> Call:
+    return make_call(rng, delay_ms=rng.uniform(20, 200), chunk_delay_ms=rng.uniform(0, 10), chunks=10)
+
+
+async def _answer(call: Call, gateway: GatewayProcess, key: str) -> int:
+    with await Connection.open(gateway.port) as connection:
+        head, _ = await connection.answer(call.request(key))
+    return head.status
+
+
+def _readiness(gateway: GatewayProcess) -> int | str:
+    try:
+        return readiness(gateway, timeout_s=10)[0]
+    except OSError as error:
+        return f"nothing ({error})"
