@@ -155,7 +155,7 @@ def _plain(results: Results) -> str:
         *table(heads, lines),
         "",
         "CPU counts all processes of the party until its last row is booked. 70 % is",
-        f"{rate:,.0f} calls/s for everyone: {SHARE_OF_MAXIMUM} {TIMES} the gateway's maximum in the round, sent",
+        f"{rate:,.0f} calls/s for everyone: {SHARE_OF_MAXIMUM} {TIMES} the gateway's maximum then, sent",
         "at random instants over 32 connections and timed from when they were due.",
     ]
     if of(GATEWAY, "drained_s"):

@@ -53,7 +53,7 @@ def main() -> None:
         for name, path, size in (
             ("overview", "/admin/", "1400,900"),
             ("logs", "/admin/billing/spendlog/", "1400,900"),
-            ("explain", f"/admin/billing/spendlog/{log_id}/change/", "1400,1900"),
+            ("explain", f"/admin/billing/spendlog/{log_id}/change/", "1400,1420"),
             ("customers", "/admin/customers/customer/", "1400,800"),
             ("customer", f"/admin/customers/customer/{customer}/change/", "1400,1300"),
             ("logs-narrow", "/admin/billing/spendlog/", "500,900"),

@@ -11,8 +11,9 @@ environment, and closing the response closes the connection.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -82,8 +83,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             response = await streamed.__aenter__()
         except PyreqwestError as error:
             raise _as_httpx(error, request) from error
-        raw = [(_bytes(name), value.encode("latin-1", "replace")) for name, value in response.headers.items()]
-        return RawResponse(response.status, raw, _Stream(streamed, response, request), request)
+        return RawResponse(response.status, _raw(response.headers), _Stream(streamed, response, request), request)
 
     def _url(self, url: httpx.URL) -> Url:
         """Return reqwest's URL for httpx's. Optimization: there are a few, and parsing takes 2 µs."""
@@ -103,6 +103,18 @@ def _bytes(name: str) -> bytes:
     return name.encode("latin-1")
 
 
+def _raw(headers: Any) -> Headers:
+    try:
+        return [(_bytes(name), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    except ValueError:
+        # A value beyond ASCII, which reqwest does not hand out: leave out that header alone.
+        kept: Headers = []
+        for name in dict.fromkeys(headers.keys()):
+            with suppress(ValueError):
+                kept += [(_bytes(name), value.encode("latin-1")) for value in headers.getall(name)]
+        return kept
+
+
 class RawResponse(httpx.Response):
     """A response that parses its headers when somebody asks. Optimization: a relayed one is passed on raw."""
 
@@ -112,9 +124,13 @@ class RawResponse(httpx.Response):
         super().__init__(status, stream=stream, request=request)
         self.raw_headers = raw_headers
 
-    @cached_property
+    @property
     def headers(self) -> httpx.Headers:  # type: ignore[override]
         return httpx.Headers(self.raw_headers)
+
+    @headers.setter
+    def headers(self, none_given: httpx.Headers) -> None:
+        """httpx's constructor sets what it was given: nothing."""
 
 
 def raw_headers_of(response: httpx.Response) -> Headers:
@@ -151,7 +167,9 @@ class _Stream(httpx.AsyncByteStream):
         return None if data is None else bytes(data)
 
     async def aclose(self) -> None:
-        await self._streamed.__aexit__(None, None, None)
+        streamed, self._streamed = self._streamed, None
+        if streamed is not None:  # closing twice is as good as once
+            await streamed.__aexit__(None, None, None)
 
 
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:

@@ -112,6 +112,10 @@ def database(url: str, *, base_dir: Path) -> dict[str, Any]:
             # for the next one would never be used again. The recorder's and the
             # refresher's threads keep theirs by never asking Django to close it.
             "CONN_MAX_AGE": 0,
-            "OPTIONS": {"connect_timeout": int(query.pop("connect_timeout", 3)), **_GIVES_UP_SILENCE, **query},
+            "OPTIONS": {
+                "connect_timeout": int(query.pop("connect_timeout", 3)),
+                **_GIVES_UP_SILENCE,
+                **query,
+            },
         }
     raise BadSetting(f"DATABASE_URL: unknown scheme {parts.scheme!r}; write sqlite:///path or postgres://…")

@@ -26,9 +26,9 @@ DEBUG = env.boolean("DEBUG")
 UNSET_SECRET_KEY = "not-set"  # noqa: S105  Django refuses an empty one before it can be made
 SECRET_KEY = env.text("SECRET_KEY", UNSET_SECRET_KEY)
 MASTER_KEY = env.text("MASTER_KEY", env.text("LITELLM_MASTER_KEY"))
-PUBLIC_URL = env.text("PUBLIC_URL", "http://localhost:4000")
 HOST = env.text("HOST", "0.0.0.0")  # noqa: S104  a gateway listens to the network
 PORT = env.integer("PORT", 4000)
+PUBLIC_URL = env.text("PUBLIC_URL", f"http://localhost:{PORT}")
 WEB_WORKERS = env.integer("WEB_WORKERS", 1, minimum=1)
 VAR_DIR = Path(env.text("VAR_DIR", str(BASE_DIR / "var")))
 
@@ -205,7 +205,7 @@ REST_FRAMEWORK = {
 
 # -- Celery ----------------------------------------------------------------------
 
-CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", "filesystem://")
+CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", "filesystem://localhost//")
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

@@ -80,7 +80,12 @@ class _GatewayBehind(GatewayProcess):
 
 
 def _outage(
-    kind: str, wire: DatabaseWire, gateway: GatewayProcess, rng: random.Random, unseen_secret: str, told: list[str]
+    kind: str,
+    wire: DatabaseWire,
+    gateway: GatewayProcess,
+    rng: random.Random,
+    unseen_secret: str,
+    told: list[str],
 ) -> None:
     """Take the database away under load, look around meanwhile, and bring it back. told: what was wrong."""
     time.sleep(1.5)
@@ -89,7 +94,10 @@ def _outage(
     ends_at = time.monotonic() + AWAY_SECONDS
     wire.stop() if kind == "stopped" else wire.hang()
     try:
-        for secret, whose in ((unseen_secret, "a key not seen yet"), ("sk-nobody-knows-this-one", "an unknown key")):
+        for secret, whose in (
+            (unseen_secret, "a key not seen yet"),
+            ("sk-nobody-knows-this-one", "an unknown key"),
+        ):
             status = asyncio.run(_answer(make_call(rng), gateway, secret))
             if status != 503:
                 told.append(f"{whose} is answered {status}, not 503, while nobody can look it up")

@@ -34,7 +34,12 @@ def test_it_books_the_whole_bill_when_clients_leave_and_the_grace_is_long(
 ):
     gateway = make_gateway(DISCONNECT_GRACE_SECONDS=30)
     calls = [
-        make_call(rng, route=ROUTES[i % len(ROUTES)], delay_ms=rng.uniform(0, 300), chunk_delay_ms=rng.uniform(0, 40))
+        make_call(
+            rng,
+            route=ROUTES[i % len(ROUTES)],
+            delay_ms=rng.uniform(0, 300),
+            chunk_delay_ms=rng.uniform(0, 40),
+        )
         for i in range(CALLS)
     ]
 
@@ -63,10 +68,14 @@ def test_it_books_an_estimate_near_the_bill_when_streams_go_on_beyond_the_grace(
     pairs = [(entry, row) for entry, row in accounts.joined if entry["tag"] in names]
     billed = sum(entry["cost_nano_usd"] for entry, _ in pairs)
     booked = sum(row["cost"] for _, row in pairs)
-    print(f"left: {dict(moments)}; beyond the grace: billed {billed}, booked {booked} ({booked / billed - 1:+.1%})")
+    print(
+        f"left: {dict(moments)}; beyond the grace: billed {billed}, booked {booked} ({booked / billed - 1:+.1%})"
+    )
     accounts.assert_once()
     partial = [(entry, row) for entry, row in pairs if row["usage_source"] == "partial"]
-    assert len(partial) >= 0.9 * CALLS, "on a machine that is too slow streams may end before their clients leave"
+    assert len(partial) >= 0.9 * CALLS, (
+        "on a machine that is too slow streams may end before their clients leave"
+    )
     assert all(entry["aborted"] for entry, _ in partial), "the gateway did not hang up on the provider"
     assert all(row["client_left"] and row["http_status"] == 499 for _, row in partial)
     assert abs(booked - billed) <= 0.15 * billed

@@ -67,7 +67,9 @@ def test_each_call_is_one_row_when_the_web_process_is_killed_again_and_again(
 
 
 def _quick_call(rng: random.Random) -> Call:
-    return make_call(rng, delay_ms=rng.uniform(20, 300), chunk_delay_ms=rng.uniform(0, 20), chunks=rng.randrange(5, 20))
+    return make_call(
+        rng, delay_ms=rng.uniform(20, 300), chunk_delay_ms=rng.uniform(0, 20), chunks=rng.randrange(5, 20)
+    )
 
 
 def _kill_again_and_again(gateway: SupervisedGateway) -> None:
@@ -87,7 +89,9 @@ def _assert_none_was_made_up(accounts: Accounts, load: Load) -> None:
     estimate a call that never arrived; that is rare, and visible as `interrupted`.
     """
     assert set(accounts.rows) <= set(load.calls), "a row of nobody's"
-    unseen = [rows[0] for name, rows in accounts.rows.items() if name not in accounts.entries and rows[0]["cost"]]
+    unseen = [
+        rows[0] for name, rows in accounts.rows.items() if name not in accounts.entries and rows[0]["cost"]
+    ]
     assert all(row["status"] == "interrupted" for row in unseen)
     if len(unseen) > KILLS // 4:
         accounts.assert_nothing(accounts.unseen())
@@ -97,28 +101,28 @@ def _assert_none_was_made_up(accounts: Accounts, load: Load) -> None:
 # -- SIGTERM -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signals", [1, 2], ids=["once", "twice"])
-def test_short_streams_end_and_long_ones_are_cut_when_it_is_stopped_gently(
-    signals: int, make_gateway: Callable[..., GatewayProcess], provider: ProviderProcess, rng: random.Random
+def test_short_streams_end_and_long_ones_are_cut_when_it_is_stopped_gently_twice(
+    make_gateway: Callable[..., GatewayProcess], provider: ProviderProcess, rng: random.Random
 ):
-    drain_s = scaled(3, 6)
+    drain_s = scaled(2, 6)
     gateway = make_gateway(DRAIN_SECONDS=drain_s)
-    short = [_open_stream(rng, seconds=rng.uniform(0.3, 0.5) * drain_s) for _ in range(OPEN_STREAMS // 2)]
-    long = [_open_stream(rng, seconds=120) for _ in range(OPEN_STREAMS // 2)]
 
-    ends, stopped_after_s = asyncio.run(_stop_with_open_streams(gateway, short + long, signals))
-    gateway.start()
-    accounts = settled_accounts(gateway, provider, stays_s=2.5)
+    for signals in (1, 2):  # the second time by somebody who is impatient
+        short = [_open_stream(rng, seconds=rng.uniform(0.2, 0.4) * drain_s) for _ in range(OPEN_STREAMS // 2)]
+        long = [_open_stream(rng, seconds=120) for _ in range(OPEN_STREAMS // 2)]
+        ends, stopped_after_s = asyncio.run(_stop_with_open_streams(gateway, short + long, signals))
+        gateway.start()
+        accounts = settled_accounts(gateway, provider, stays_s=2.2)
 
-    print(f"stopped after {stopped_after_s:.1f} s; {accounts}")
-    accounts.assert_once()
-    assert {ends[call.name] for call in short} == {"whole"}
-    assert {ends[call.name] for call in long} == {"told that it was cut"}
-    assert stopped_after_s < drain_s + 6, "the drain is waited for twice"
-    sources = {name: rows[0]["usage_source"] for name, rows in accounts.rows.items()}
-    assert {sources[call.name] for call in short} == {"provider"}
-    assert {sources[call.name] for call in long} == {"partial"}
-    assert {accounts.rows[call.name][0]["error_type"] for call in long} == {"shutdown"}
+        print(f"{OPEN_STREAMS} open streams: stopped after {stopped_after_s:.1f} s; {accounts}")
+        accounts.assert_once()
+        assert {ends[call.name] for call in short} == {"whole"}
+        assert {ends[call.name] for call in long} == {"told that it was cut"}
+        assert stopped_after_s < drain_s + 6, "the drain is waited for twice"
+        rows = {name: rows[0] for name, rows in accounts.rows.items()}
+        assert {rows[call.name]["usage_source"] for call in short} == {"provider"}
+        assert {rows[call.name]["usage_source"] for call in long} == {"partial"}
+        assert {rows[call.name]["error_type"] for call in long} == {"shutdown"}
     assert_totals_are_the_rows(gateway)
 
 
@@ -140,7 +144,7 @@ def test_worker_and_beat_come_back_alone_and_the_runner_lets_streams_end(
     ends, _ = asyncio.run(_stop_with_open_streams(supervised, streams, 1))
     assert not any(process.is_alive() for process in below), "the runner left processes behind"
     supervised.start()
-    accounts = settled_accounts(supervised, provider, stays_s=2.5)
+    accounts = settled_accounts(supervised, provider)
 
     print(accounts)
     assert set(ends.values()) == {"whole"}
@@ -160,7 +164,14 @@ def _killed(gateway: SupervisedGateway, *words: str) -> Process:
 def _open_stream(rng: random.Random, *, seconds: float) -> Call:
     chunks = 100
     route = rng.choice(STREAMING_ROUTES)
-    return make_call(rng, route=route, streamed=True, chunks=chunks, chunk_delay_ms=seconds * 1000 / chunks, tool_call=False)
+    return make_call(
+        rng,
+        route=route,
+        streamed=True,
+        chunks=chunks,
+        chunk_delay_ms=seconds * 1000 / chunks,
+        tool_call=False,
+    )
 
 
 async def _stop_with_open_streams(
@@ -169,7 +180,8 @@ async def _stop_with_open_streams(
     """Open all streams, stop the gateway, and return how each ended, by name, and how long stopping took."""
     opened = [asyncio.Event() for _ in calls]
     clients = [
-        asyncio.create_task(_read_to_the_end(call, gateway, event)) for call, event in zip(calls, opened, strict=True)
+        asyncio.create_task(_read_to_the_end(call, gateway, event))
+        for call, event in zip(calls, opened, strict=True)
     ]
     async with asyncio.timeout(30):
         await asyncio.gather(*(event.wait() for event in opened))
@@ -180,7 +192,9 @@ async def _stop_with_open_streams(
     status = await asyncio.to_thread(gateway.terminate)
     stopped_after_s = time.monotonic() - began_at
     assert status in (0, -signal.SIGTERM), gateway.log_text()[-2000:]
-    return {call.name: end for call, end in zip(calls, await asyncio.gather(*clients), strict=True)}, stopped_after_s
+    return {
+        call.name: end for call, end in zip(calls, await asyncio.gather(*clients), strict=True)
+    }, stopped_after_s
 
 
 async def _read_to_the_end(call: Call, gateway: GatewayProcess, opened: asyncio.Event) -> str:
@@ -265,7 +279,9 @@ def _craft_unbookable_journal(gateway: GatewayProcess) -> list[Closed]:
 
 def _append_call(journal: Journal, customer_id: str, cost_nano: int) -> Closed:
     now_us = time.time_ns() // 1000
-    opened = Opened(uuid7_bytes(now_us // 1000), now_us, "openai_chat", "gpt-4o", False, customer_id=customer_id)
+    opened = Opened(
+        uuid7_bytes(now_us // 1000), now_us, "openai_chat", "gpt-4o", False, customer_id=customer_id
+    )
     closed = Closed(
         opened.call_id, now_us, "success", 200, usage_source="estimated",
         usage=Usage(input_uncached=10), cost_nano=cost_nano, charge_nano=cost_nano,

@@ -51,7 +51,9 @@ def test_memory_does_not_grow_with_the_calls_served(
     after = resident_bytes(gateway.pid)
 
     growth = after - warm
-    print(f"after {WARM_UP} calls {warm / MB:.1f} MB, after {CALLS} more {after / MB:.1f} MB ({growth / warm:+.1%})")
+    print(
+        f"after {WARM_UP} calls {warm / MB:.1f} MB, after {CALLS} more {after / MB:.1f} MB ({growth / warm:+.1%})"
+    )
     # Few calls tell a leak from an arena's last page only roughly.
     assert growth <= max(0.10 * warm, 0 if IS_LONG else 15 * MB)
     accounts = settled_accounts(gateway, provider)
@@ -62,7 +64,14 @@ def test_memory_does_not_grow_with_the_calls_served(
 async def _hold_streams(gateway: GatewayProcess, provider: ProviderProcess, rng: random.Random) -> int:
     """Open the streams, read them all for a while, and return the most memory that this took."""
     calls = [
-        make_call(rng, route=rng.choice(STREAMING_ROUTES), streamed=True, chunks=400, chunk_delay_ms=250, tool_call=False)
+        make_call(
+            rng,
+            route=rng.choice(STREAMING_ROUTES),
+            streamed=True,
+            chunks=400,
+            chunk_delay_ms=250,
+            tool_call=False,
+        )
         for _ in range(OPEN_STREAMS)
     ]
     readers: list[asyncio.Task[None]] = []
@@ -106,7 +115,9 @@ async def _call_many(gateway: GatewayProcess, count: int, rng: random.Random) ->
 
 
 def _small_call(rng: random.Random) -> Call:
-    return make_call(rng, streamed=None if rng.random() < 0.15 else False, chunks=5, output_tokens=5, reasoning_tokens=0)
+    return make_call(
+        rng, streamed=None if rng.random() < 0.15 else False, chunks=5, output_tokens=5, reasoning_tokens=0
+    )
 
 
 def _wait_booked(gateway: GatewayProcess, count: int) -> None:

@@ -40,11 +40,17 @@ class Accounts(NamedTuple):
         return [(entry, self.rows[name][0]) for name, entry in self.entries.items() if name in self.rows]
 
     def lost(self) -> list[str]:
-        return [f"{name}: billed, no row: {_entry(entry)}" for name, entry in self.entries.items() if name not in self.rows]
+        return [
+            f"{name}: billed, no row: {_entry(entry)}"
+            for name, entry in self.entries.items()
+            if name not in self.rows
+        ]
 
     def doubled(self) -> list[str]:
         return [
-            f"{name}: {len(rows)} rows: {'; '.join(map(_row, rows))}" for name, rows in self.rows.items() if len(rows) > 1
+            f"{name}: {len(rows)} rows: {'; '.join(map(_row, rows))}"
+            for name, rows in self.rows.items()
+            if len(rows) > 1
         ]
 
     def unseen(self) -> list[str]:
@@ -86,7 +92,9 @@ class Accounts(NamedTuple):
     def assert_nothing(self, problems: list[str]) -> None:
         if problems:
             more = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-            raise AssertionError("\n".join([f"{len(problems)} differences; {self}", *problems[:_SHOWN], *more]))
+            raise AssertionError(
+                "\n".join([f"{len(problems)} differences; {self}", *problems[:_SHOWN], *more])
+            )
 
     def __str__(self) -> str:
         return (
@@ -104,7 +112,9 @@ def _entry(entry: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any]) -> str:
-    usage = {name: row[name] for name in ("input_uncached", "cache_read", "output_text", "reasoning") if row[name]}
+    usage = {
+        name: row[name] for name in ("input_uncached", "cache_read", "output_text", "reasoning") if row[name]
+    }
     return (
         f"booked {row['cost']} ({row['status']}, {row['usage_source']}, {row['error_type'] or 'no error'}, {usage}, "
         f"{row['response_id'] or 'no id'})"

@@ -39,11 +39,15 @@ class Call(NamedTuple):
     is_streamed: bool
 
     def request(self, key: str) -> bytes:
-        credential = {"x-api-key": key} if self.path.endswith("/messages") else {"authorization": f"Bearer {key}"}
+        credential = (
+            {"x-api-key": key} if self.path.endswith("/messages") else {"authorization": f"Bearer {key}"}
+        )
         return wire.post(self.path, self.body, {**credential, "x-litellm-customer-id": self.name})
 
 
-def make_call(rng: random.Random, *, route: Route | None = None, streamed: bool | None = None, **fake: Any) -> Call:
+def make_call(
+    rng: random.Random, *, route: Route | None = None, streamed: bool | None = None, **fake: Any
+) -> Call:
     """Return a call with usage of every kind. streamed: None draws. fake: how the provider shall answer."""
     route = route or rng.choice(ROUTES)
     streamed = route.can_stream and (rng.random() < 0.6 if streamed is None else streamed)

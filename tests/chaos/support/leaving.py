@@ -11,7 +11,9 @@ MOMENTS = (BEFORE_HEAD, IN_THE_MIDDLE, IN_THE_MIDDLE, AT_THE_END)
 _LAST_WORDS = (b"[DONE]", b"message_stop", b"response.completed")
 
 
-async def leave_at_random(call: Call, key: str, port: int, rng: random.Random, *, moment: str | None = None) -> str:
+async def leave_at_random(
+    call: Call, key: str, port: int, rng: random.Random, *, moment: str | None = None
+) -> str:
     """Make the call and hang up at a random moment; return at which."""
     moment = moment or rng.choice(MOMENTS)
     patience_s, pieces_wanted, manner = rng.uniform(0, 0.35), rng.randrange(1, 12), rng.random()

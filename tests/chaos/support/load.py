@@ -13,7 +13,9 @@ from tests.chaos.support.wire import Connection, HungUp
 class Load:
     """`clients` of them at once, each on a connection of its own while that lasts."""
 
-    def __init__(self, port: int, key: str, make: Callable[[random.Random], Call], rng: random.Random) -> None:
+    def __init__(
+        self, port: int, key: str, make: Callable[[random.Random], Call], rng: random.Random
+    ) -> None:
         self._port = port
         self._key = key
         self._make = make

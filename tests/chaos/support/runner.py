@@ -47,7 +47,9 @@ class SupervisedGateway(GatewayProcess):
 
     def running(self, *words: str) -> list[Process]:
         """Return our processes whose command has all of `words`."""
-        return [process for process in descendants(self.pid) if all(word in process.command for word in words)]
+        return [
+            process for process in descendants(self.pid) if all(word in process.command for word in words)
+        ]
 
     def the(self, *words: str) -> Process:
         """Return the topmost of them."""
