@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,8 @@ def options() -> argparse.Namespace:
 
 def main() -> int:
     wanted = options()
+    # As with Ctrl-C: everything that was started is put away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         results = measure(wanted)
     except CannotMeasure as error:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -70,6 +70,7 @@ class Pinned:
         folder: Path | None = None,
     ) -> None:
         self.log = log
+        self.name = log.stem
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 ["taskset", "-c", str(core), *map(str, command)],
@@ -78,12 +79,13 @@ class Pinned:
             )  # fmt: skip
         self.pid = self.process.pid
 
-    def wait_until(self, is_up, *, seconds: float = 60) -> None:
-        """Wait until `is_up()`. Raises: CannotMeasure with the end of the log."""
+    def wait_until(self, is_up: Callable[[], bool], *, seconds: float = 60) -> None:
+        """Wait until `is_up()`. Raises: CannotMeasure with the end of the log; the process is then ended."""
         deadline = time.monotonic() + seconds
         while not is_up():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise CannotMeasure(f"{self.process.args[3]} did not start:\n{self.tail()}")
+                self.stop()
+                raise CannotMeasure(f"{self.name} did not start:\n{self.tail()}")
             time.sleep(0.05)
 
     def tail(self) -> str:

@@ -18,10 +18,16 @@ NAMES = {
     NGINX: "nginx, plain reverse proxy",
     GATEWAY: "this gateway",
 }
-# The names of threads, as they are shown.
-THREADS = {"main": "event loop", "recorder": "recorder", "journal-syncer": "journal syncer",
-           "refresher": "refresher"}  # fmt: skip
-TRANSPORT = "transport"
+# How threads' names begin, and what is shown.
+THREADS = {
+    "main": "event loop",
+    "recorder": "recorder",
+    "journal-syncer": "journal syncer",
+    "refresher": "refresher",
+    "lookup": "key look-ups",
+    "tokio": "transport",
+    "pyreqwest": "transport",
+}
 
 
 @dataclass
@@ -176,7 +182,7 @@ def _threads(results: Results) -> str:
         return ""
     grouped: dict[str, list[float]] = {}
     for name, values in results.threads.items():
-        shown = THREADS.get(name) or (TRANSPORT if name.startswith(("tokio", "pyreqwest")) else "other")
+        shown = next((shown for start, shown in THREADS.items() if name.startswith(start)), "other")
         known = grouped.get(shown)
         grouped[shown] = [a + b for a, b in zip(known, values, strict=False)] if known else values
     lines = [

@@ -287,6 +287,7 @@ class Call:
             self._close(
                 _Outcome("failure", 200, usage, source, response_id, "", failure.type, failure.message)
             )
+            channel.break_off()
         channel.end()
 
     async def _read(self, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
@@ -421,10 +422,14 @@ class Call:
         self._send_head(Head(int(error.status), self._headers(_JSON, self._response, closed), body))
 
     def _put_error(self, error: GatewayError) -> None:
-        """Write an error into the stream that has begun."""
-        if self._channel is not None:
-            half_event = self._relay.end_half_event() if self._relay is not None else b""
-            self._channel.put(half_event + self._dialect.stream_error(error, self._call_id))
+        """Tell the client of an error after the answer has begun: by an event, or by cutting it off."""
+        if self._channel is None:
+            return
+        if self._relay is None:
+            self._channel.break_off()
+        else:
+            error_event = self._dialect.stream_error(error, self._call_id)
+            self._channel.put(self._relay.end_half_event() + error_event)
 
     def _settle_cut(self) -> None:
         """End a call that was cut off: at the end of the grace, of the time allowed, or at shutdown."""
@@ -441,6 +446,7 @@ class Call:
             self._put_error(error)
         elif self._is_sent:
             # The provider is at work and will bill something: what was expected of the call.
+            self._put_error(error)
             input_tokens, output_tokens = self._estimate_before()
             usage = Usage(input_uncached=input_tokens, output_text=output_tokens)
             outcome = _Outcome("interrupted", 503, usage, "estimated")

@@ -23,6 +23,7 @@ class Channel:
         "_reader",
         "_size",
         "_writer",
+        "is_broken",
         "is_gone",
     )
 
@@ -37,6 +38,7 @@ class Channel:
         self._writer: asyncio.Future | None = None
         self._on_abandon: Callable[[], object] | None = None
         self.is_gone = False
+        self.is_broken = False
 
     # -- the call task's side ------------------------------------------------------
 
@@ -63,6 +65,11 @@ class Channel:
                 self._on_abandon()
         finally:
             self._writer = None
+
+    def break_off(self) -> None:
+        """End an answer that is not whole and has no way to say so: its connection must be cut, not closed."""
+        self.is_broken = True
+        self.end()
 
     def end(self) -> None:
         self._ended = True

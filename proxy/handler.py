@@ -212,7 +212,9 @@ class ProxyHandler:
             await send({**start, "headers": response.raw_headers})
             while (chunk := await channel.get()) is not None:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if not channel.is_gone:
+            if channel.is_broken:
+                await _drop_connection(send)
+            elif not channel.is_gone:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             if not is_abandoned:
@@ -225,9 +227,10 @@ class ProxyHandler:
 
 
 async def _drop_connection(send: Any) -> None:
-    """Cut off a client that does not read: closing would wait for it, with all that it has not read.
+    """Cut off a client that does not read, or whose answer is not whole.
 
-    ASGI has no word for this, so uvicorn's own transport is asked; another server closes.
+    Closing would wait for the one with all that it has not read, and would tell the
+    other that this was all. ASGI has no word for this, so uvicorn's own transport is asked; another server closes.
     """
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     if transport is not None:

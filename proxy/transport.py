@@ -83,7 +83,9 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             response = await streamed.__aenter__()
         except PyreqwestError as error:
             raise _as_httpx(error, request) from error
-        return RawResponse(response.status, _raw(response.headers), _Stream(streamed, response, request), request)
+        return RawResponse(
+            response.status, _raw(response.headers), _Stream(streamed, response, request), request
+        )
 
     def _url(self, url: httpx.URL) -> Url:
         """Return reqwest's URL for httpx's. Optimization: there are a few, and parsing takes 2 µs."""

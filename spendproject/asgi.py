@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +27,9 @@ from proxy.handler import ProxyHandler  # noqa: E402
 from proxy.urls import FIRST_SEGMENTS  # noqa: E402
 
 logger = logging.getLogger(__name__)
+
+# WhiteNoise serves files by ordinary iterators; Django reads them in a thread and warns each time.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 _django = get_asgi_application()
 _proxy = ProxyHandler()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-
 # A server that vanishes without a word is noticed within half a minute, not the system's
 # quarter of an hour: until then the recorder would wait, and no change be read.
 _GIVES_UP_SILENCE = {

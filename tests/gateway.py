@@ -40,7 +40,7 @@ from tests import services
 from tests.provider import ProviderProcess
 from tests.provider.process import PROJECT_ROOT
 
-START_SECONDS = 30
+START_SECONDS = 60
 STOP_SECONDS = 60
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_START")
 

@@ -6,7 +6,9 @@ local port, else SQLite: a fresh machine needs nothing, and the run says at its 
 what it ran on (`tests/conftest.py`).
 """
 
+import atexit
 import os
+import shutil
 import socket
 import tempfile
 
@@ -27,6 +29,7 @@ def _database_url() -> str:
 
 
 _FOLDER = tempfile.mkdtemp(prefix="spend-tests-")
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 os.mkdir(os.path.join(_FOLDER, "static"))  # whitenoise warns where there is none
 os.environ["ENV_FILE"] = os.devnull
 os.environ["SECRET_KEY"] = "for-tests-only-" + "x" * 40

@@ -35,7 +35,9 @@ class EventSplitter:
         if b"\n\n" not in seam and (b"\r" not in seam or _EVENT_END.search(seam) is None):
             self._tail = seam[-3:]
             self._size += len(chunk)
-            return [self.rest()] if self._size > MAX_EVENT_BYTES else []  # no event stream: let it pass unread
+            if self._size > MAX_EVENT_BYTES:
+                return [self.rest()]  # not an event stream in any useful sense: let it pass unread
+            return []
         events, rest = _cut(self.rest())
         if rest:
             self._waiting, self._tail, self._size = [rest], rest[-3:], len(rest)

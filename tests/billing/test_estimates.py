@@ -16,7 +16,9 @@ class BeforeTests(SimpleTestCase):
         estimator = Estimator()
 
         self.assertEqual(estimator.before("m", body_bytes=40, max_output_tokens=7), (10, 7))
-        self.assertEqual(estimator.before("m", body_bytes=40, max_output_tokens=10**6), (10, DEFAULT_OUTPUT_TOKENS))
+        self.assertEqual(
+            estimator.before("m", body_bytes=40, max_output_tokens=10**6), (10, DEFAULT_OUTPUT_TOKENS)
+        )
 
     def test_something_is_always_expected(self):
         self.assertEqual(Estimator().before("m", body_bytes=0, max_output_tokens=1), (1, 1))
@@ -24,10 +26,16 @@ class BeforeTests(SimpleTestCase):
     def test_it_learns_from_what_the_provider_reported(self):
         estimator = Estimator()
 
-        estimator.learn("m", body_bytes=1_000, usage=Usage(input_uncached=100, cache_read=100, output_text=30))
+        estimator.learn(
+            "m", body_bytes=1_000, usage=Usage(input_uncached=100, cache_read=100, output_text=30)
+        )
 
-        self.assertEqual(estimator.before("m", body_bytes=5_000, max_output_tokens=None), (5_000 * 200 // 1_000, 30))
-        self.assertEqual(estimator.before("other", body_bytes=4, max_output_tokens=None), (1, DEFAULT_OUTPUT_TOKENS))
+        self.assertEqual(
+            estimator.before("m", body_bytes=5_000, max_output_tokens=None), (5_000 * 200 // 1_000, 30)
+        )
+        self.assertEqual(
+            estimator.before("other", body_bytes=4, max_output_tokens=None), (1, DEFAULT_OUTPUT_TOKENS)
+        )
 
     def test_one_odd_call_moves_it_a_little_only(self):
         estimator = Estimator()
@@ -35,7 +43,9 @@ class BeforeTests(SimpleTestCase):
 
         estimator.learn("m", body_bytes=1_000, usage=Usage(input_uncached=250, output_text=1_100))
 
-        self.assertEqual(estimator.before("m", body_bytes=1_000, max_output_tokens=None), (250, 100 + 1_000 // 10))
+        self.assertEqual(
+            estimator.before("m", body_bytes=1_000, max_output_tokens=None), (250, 100 + 1_000 // 10)
+        )
 
     def test_models_that_callers_make_up_do_not_fill_the_memory(self):
         estimator = Estimator()
@@ -54,7 +64,8 @@ class PartialTests(SimpleTestCase):
 
     def test_a_delta_is_a_token_until_more_is_known(self):
         self.assertEqual(
-            self.partial(Estimator(), deltas=50, characters=200), Usage(input_uncached=400 // 4, output_text=50)
+            self.partial(Estimator(), deltas=50, characters=200),
+            Usage(input_uncached=400 // 4, output_text=50),
         )
 
     def test_long_deltas_are_counted_by_their_characters(self):
@@ -65,9 +76,13 @@ class PartialTests(SimpleTestCase):
 
     def test_it_learns_how_many_tokens_a_delta_is(self):
         estimator = Estimator()
-        estimator.learn("m", body_bytes=400, usage=Usage(input_uncached=80, output_text=60, reasoning=40), deltas=50)
+        estimator.learn(
+            "m", body_bytes=400, usage=Usage(input_uncached=80, output_text=60, reasoning=40), deltas=50
+        )
 
-        self.assertEqual(self.partial(estimator, deltas=10), Usage(input_uncached=80, output_text=10 * 100 // 50))
+        self.assertEqual(
+            self.partial(estimator, deltas=10), Usage(input_uncached=80, output_text=10 * 100 // 50)
+        )
 
     def test_what_the_provider_has_said_is_kept(self):
         seen = Usage(input_uncached=10, cache_read=5, cache_write_1h=3, output_text=40)

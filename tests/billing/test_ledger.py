@@ -22,7 +22,17 @@ from billing.records import CallRecords
 from billing.usage import BUCKETS, Usage
 from customers.models import Customer
 from customers.money import to_nano
-from tests.billing.making import NOON, START, book_calls, make_call, make_opened, make_closed, microseconds, nano, total
+from tests.billing.making import (
+    NOON,
+    START,
+    book_calls,
+    make_call,
+    make_opened,
+    make_closed,
+    microseconds,
+    nano,
+    total,
+)
 
 POSTGRESQL = connection.vendor == "postgresql"
 KEYS = [uuid.UUID(int=1), uuid.UUID(int=2)]
@@ -66,16 +76,35 @@ class RowTests(TestCase):
         log = SpendLog.objects.get()
         self.assertEqual(log.pk.bytes, call.opened.call_id)
         self.assertEqual((log.started_at, log.ended_at), (NOON, NOON + timedelta(seconds=1.5)))
-        self.assertEqual((log.key_id, log.team_id, log.user_id, log.customer_id), (KEYS[0], "red", "bob", "acme"))
-        self.assertEqual((log.tags, log.metadata), (["a", "b"], {"spend_logs_metadata": {"k": [1, 2.5, None]}}))
+        self.assertEqual(
+            (log.key_id, log.team_id, log.user_id, log.customer_id), (KEYS[0], "red", "bob", "acme")
+        )
+        self.assertEqual(
+            (log.tags, log.metadata), (["a", "b"], {"spend_logs_metadata": {"k": [1, 2.5, None]}})
+        )
         self.assertEqual(log.attempts, [{"deployment_id": 4, "status": 200}])
         self.assertEqual((log.usage, log.price_id, log.deployment_id), (usage, 3, 4))
         self.assertEqual((to_nano(log.cost), to_nano(log.charge)), (nano("1.000000001"),) * 2)
         self.assertEqual((log.latency_ms, log.first_token_ms), (1500, 250))
         self.assertEqual((log.streamed, log.client_left), (True, True))
-        for name in ("session_id", "user_agent", "client_tool", "client_call_id", "request_body", "model", "dialect"):
+        for name in (
+            "session_id",
+            "user_agent",
+            "client_tool",
+            "client_call_id",
+            "request_body",
+            "model",
+            "dialect",
+        ):
             self.assertEqual(getattr(log, name), getattr(call.opened, name), name)
-        for name in ("upstream", "provider", "upstream_model", "response_id", "service_tier", "response_body"):
+        for name in (
+            "upstream",
+            "provider",
+            "upstream_model",
+            "response_id",
+            "service_tier",
+            "response_body",
+        ):
             self.assertEqual(getattr(log, name), getattr(call.closed, name), name)
 
     def test_every_column_of_the_model_is_written(self):
@@ -96,7 +125,9 @@ class RowTests(TestCase):
         book_calls(make_call(model=text, session_id=text, tags=[text], metadata={text: text}))
 
         log = SpendLog.objects.get()
-        self.assertEqual((log.model, log.session_id, log.tags, log.metadata), (text, text, [text], {text: text}))
+        self.assertEqual(
+            (log.model, log.session_id, log.tags, log.metadata), (text, text, [text], {text: text})
+        )
 
     def test_an_unpriced_call_is_not_a_free_one(self):
         book_calls(make_call(cost_usd=None, customer_id="acme"), make_call(cost_usd="0", customer_id="acme"))
@@ -129,7 +160,9 @@ class RowTests(TestCase):
     def test_a_rehearsal_leaves_nothing(self):
         ledger.rehearse(make_call(customer_id="acme"))
 
-        self.assertFalse(SpendLog.objects.exists() or Customer.objects.exists() or SpendTotal.objects.exists())
+        self.assertFalse(
+            SpendLog.objects.exists() or Customer.objects.exists() or SpendTotal.objects.exists()
+        )
 
 
 class CustomerTests(TestCase):
@@ -137,11 +170,15 @@ class CustomerTests(TestCase):
         book_calls(make_call(customer_id="acme", cost_usd="0.5"))
 
         customer = Customer.objects.get()
-        self.assertEqual((customer.pk, customer.alias, customer.blocked, customer.metadata), ("acme", "", False, {}))
+        self.assertEqual(
+            (customer.pk, customer.alias, customer.blocked, customer.metadata), ("acme", "", False, {})
+        )
         self.assertIsNone(customer.deleted_at)
 
     def test_a_free_or_unpriced_success_makes_one_too(self):
-        book_calls(make_call(customer_id="free", cost_usd="0"), make_call(customer_id="unpriced", cost_usd=None))
+        book_calls(
+            make_call(customer_id="free", cost_usd="0"), make_call(customer_id="unpriced", cost_usd=None)
+        )
 
         self.assertEqual(set(Customer.objects.values_list("pk", flat=True)), {"free", "unpriced"})
 
@@ -154,14 +191,18 @@ class CustomerTests(TestCase):
 
     def test_a_stream_that_broke_off_and_is_billed_makes_one(self):
         book_calls(
-            make_call(customer_id="acme", cost_usd="0.25", closed={"status": "failure", "usage_source": "partial"})
+            make_call(
+                customer_id="acme", cost_usd="0.25", closed={"status": "failure", "usage_source": "partial"}
+            )
         )
 
         self.assertEqual(Customer.objects.get().pk, "acme")
         self.assertEqual(nano(str(total("customer", "acme"))), nano("0.25"))
 
     def test_a_customer_that_is_there_stays_as_it_is(self):
-        before = Customer.objects.create(pk="acme", alias="Acme Inc.", blocked=True, metadata={"plan": "gold"})
+        before = Customer.objects.create(
+            pk="acme", alias="Acme Inc.", blocked=True, metadata={"plan": "gold"}
+        )
 
         book_calls(make_call(customer_id="acme"))
 
@@ -188,7 +229,12 @@ class HolderTests(TestCase):
     def test_a_call_counts_for_everyone_behind_it(self):
         book_calls(
             make_call(
-                cost_usd="0.5", key_id=KEYS[0].bytes, team_id="red", user_id="bob", customer_id="acme", tags=["a", "b"]
+                cost_usd="0.5",
+                key_id=KEYS[0].bytes,
+                team_id="red",
+                user_id="bob",
+                customer_id="acme",
+                tags=["a", "b"],
             )
         )
 
@@ -217,7 +263,9 @@ class HolderTests(TestCase):
         usage = Usage(input_uncached=10, cache_read=5, output_text=3, reasoning=2, web_searches=9)
         book_calls(
             make_call(closed={"usage": usage}),
-            make_call(at=NOON + timedelta(hours=1), cost_usd="0", closed={"status": "failure", "usage": Usage()}),
+            make_call(
+                at=NOON + timedelta(hours=1), cost_usd="0", closed={"status": "failure", "usage": Usage()}
+            ),
         )
 
         row = SpendTotal.objects.get(holder_type="gateway")
@@ -280,7 +328,9 @@ class MeetingTests(TransactionTestCase):
                     names = draw.sample(customers, 20)  # in an order of its own
                     book_calls(
                         *[
-                            make_call(cost_usd="0.5", customer_id=name, tags=draw.sample(tags, 3), team_id="red")
+                            make_call(
+                                cost_usd="0.5", customer_id=name, tags=draw.sample(tags, 3), team_id="red"
+                            )
                             for name in names
                         ]
                     )
@@ -298,7 +348,8 @@ class MeetingTests(TransactionTestCase):
         self.assertEqual(failures, [])
         self.assertEqual(nano(str(total("gateway", GATEWAY_ID))), 4 * 12 * 20 * nano("0.5"))
         self.assertEqual(
-            {(row.holder_type, row.holder_id): _figures(row) for row in SpendTotal.objects.all()}, _sums_of_logs()
+            {(row.holder_type, row.holder_id): _figures(row) for row in SpendTotal.objects.all()},
+            _sums_of_logs(),
         )
 
     def test_rows_are_touched_in_the_order_of_their_keys(self):
@@ -308,10 +359,14 @@ class MeetingTests(TransactionTestCase):
         statements = []
 
         for calls in (first, second):
-            with connection.execute_wrapper(lambda run, sql, params, *rest: _noted(statements, run, sql, params, *rest)):
+            with connection.execute_wrapper(
+                lambda run, sql, params, *rest: _noted(statements, run, sql, params, *rest)
+            ):
                 book_calls(*calls)
 
-        customer_ids = [params[0] for sql, params in statements if sql.startswith("INSERT INTO customers_customer")]
+        customer_ids = [
+            params[0] for sql, params in statements if sql.startswith("INSERT INTO customers_customer")
+        ]
         holders = [list(zip(*params[:2], strict=True)) for sql, params in statements if "spendtotal" in sql]
         self.assertEqual(customer_ids, [["a", "z"], ["a", "z"]])
         self.assertEqual(len(holders), 2)
@@ -327,13 +382,17 @@ class QuarantineTests(TestCase):
         book_calls(minimal)
 
         log = SpendLog.objects.get()
-        self.assertEqual((log.pk.bytes, log.started_at, to_nano(log.cost)), (call.opened.call_id, NOON, nano("0.125")))
+        self.assertEqual(
+            (log.pk.bytes, log.started_at, to_nano(log.cost)), (call.opened.call_id, NOON, nano("0.125"))
+        )
         self.assertEqual((log.status, log.error_message), ("quarantined", "because ? of ? this"))
 
     def test_it_can_be_stored_whatever_is_wrong_with_the_call(self):
         opened = make_opened(model="x" * 10_000, team_id="\0")
         opened.started_us = -5
-        call = CallRecords(opened, make_closed(opened, cost_nano=1 << 80, charge_nano=-(1 << 80), ended_us=1 << 80))
+        call = CallRecords(
+            opened, make_closed(opened, cost_nano=1 << 80, charge_nano=-(1 << 80), ended_us=1 << 80)
+        )
 
         book_calls(ledger.quarantined(call, "x" * 10_000))
 
@@ -351,7 +410,11 @@ def _made(drawn):
         tags=drawn["tags"],
     )
     closed = make_closed(
-        opened, status=drawn["status"], usage=drawn["usage"], cost_nano=drawn["cost"], charge_nano=drawn["cost"]
+        opened,
+        status=drawn["status"],
+        usage=drawn["usage"],
+        cost_nano=drawn["cost"],
+        charge_nano=drawn["cost"],
     )
     return CallRecords(opened, closed)
 
@@ -378,7 +441,11 @@ def _sums_of_logs() -> dict[tuple[str, str], Counter]:
 def _holders_of(log):
     yield HolderType.GATEWAY, GATEWAY_ID
     yield HolderType.KEY, str(log.key_id) if log.key_id else MASTER_KEY_ID
-    for holder_type, holder_id in (("team", log.team_id), ("user", log.user_id), ("customer", log.customer_id)):
+    for holder_type, holder_id in (
+        ("team", log.team_id),
+        ("user", log.user_id),
+        ("customer", log.customer_id),
+    ):
         if holder_id:
             yield holder_type, holder_id
     if log.team_id and log.user_id:

@@ -99,9 +99,7 @@ class PartitionTests(TestCase):
         ensure_partitions(at=JANUARY)
 
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM pg_indexes WHERE tablename = %s", [partition_name(JANUARY)]
-            )
+            cursor.execute("SELECT count(*) FROM pg_indexes WHERE tablename = %s", [partition_name(JANUARY)])
             count = cursor.fetchone()[0]
 
         self.assertEqual(count, len(SpendLog._meta.indexes) + 2)  # the primary key, and the tags' own
@@ -124,7 +122,9 @@ class PlainTableTests(TestCase):
 
 def partitions() -> set[str]:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'billing_spendlog'::regclass")
+        cursor.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'billing_spendlog'::regclass"
+        )
         return {name for (name,) in cursor.fetchall()}
 
 

@@ -58,8 +58,12 @@ class RowTests(SimpleTestCase):
 
         self.assertEqual((row.provider, row.model, row.source), ("openai", "gpt-4o", "genai_prices"))
         self.assertEqual((row.input_per_mtok_usd, row.output_per_mtok_usd), (Decimal("2.5"), Decimal(10)))
-        self.assertEqual((row.cache_read_per_mtok_usd, row.cache_write_5m_per_mtok_usd), (Decimal("1.25"), Decimal(3)))
-        self.assertEqual((row.input_audio_per_mtok_usd, row.output_audio_per_mtok_usd), (Decimal(40), Decimal(80)))
+        self.assertEqual(
+            (row.cache_read_per_mtok_usd, row.cache_write_5m_per_mtok_usd), (Decimal("1.25"), Decimal(3))
+        )
+        self.assertEqual(
+            (row.input_audio_per_mtok_usd, row.output_audio_per_mtok_usd), (Decimal(40), Decimal(80))
+        )
         self.assertEqual(row.per_request_usd, Decimal(5) / 1000)
         self.assertEqual(row.per_web_search_usd, Decimal(10) / 1000)
         self.assertIsNone(row.reasoning_per_mtok_usd)
@@ -86,7 +90,9 @@ class RowTests(SimpleTestCase):
 
         rows = self.rows(listed(prices=prices))
 
-        self.assertEqual([(row.effective_from, row.input_per_mtok_usd) for row in rows], [(None, 2), (SECOND, 1)])
+        self.assertEqual(
+            [(row.effective_from, row.input_per_mtok_usd) for row in rows], [(None, 2), (SECOND, 1)]
+        )
 
     def test_every_row_of_the_package_can_be_priced(self):
         rows = list(genai_prices_rows())
@@ -119,7 +125,9 @@ class LoadingTests(TestCase):
             again = load_genai_prices(at=SECOND + timedelta(days=1))
 
         book = PriceBook(Price.objects.all())
-        found = [book.find("openai", "gpt-4o", at_s=(SECOND + timedelta(seconds=s)).timestamp()) for s in (-1, 0)]
+        found = [
+            book.find("openai", "gpt-4o", at_s=(SECOND + timedelta(seconds=s)).timestamp()) for s in (-1, 0)
+        ]
         usage = Usage(input_uncached=1_000, output_text=100)
         self.assertEqual((count, again), (1, 0))
         self.assertEqual(usd(found[0], usage), Decimal("2.5") * 1_000 / M + Decimal(10) * 100 / M)
@@ -145,7 +153,9 @@ class LoadingTests(TestCase):
     def test_a_new_tier_is_a_change_too(self):
         with packaged(listed(input_mtok="3")):
             load_genai_prices(at=FIRST)
-        tiered = ModelPrice(input_mtok=TieredPrices(base=Decimal(3), tiers=[Tier(start=10, price=Decimal(6))]))
+        tiered = ModelPrice(
+            input_mtok=TieredPrices(base=Decimal(3), tiers=[Tier(start=10, price=Decimal(6))])
+        )
 
         for expected in (1, 0):
             with packaged(listed(prices=tiered)):

@@ -48,7 +48,9 @@ class ArithmeticTests(SimpleTestCase):
 
     def test_the_example_of_the_contract(self):
         # claude-sonnet-4-5: contract 10.3
-        price = make_price(input="3", cache_read="0.30", cache_write_5m="3.75", cache_write_1h="6", output="15")
+        price = make_price(
+            input="3", cache_read="0.30", cache_write_5m="3.75", cache_write_1h="6", output="15"
+        )
         usage = Usage(input_uncached=300, cache_write_5m=200, cache_read=1_000, output_text=220)
 
         cost = price.cost_nano(usage)
@@ -122,7 +124,9 @@ class StandInTests(SimpleTestCase):
         for buckets, rate in ((by_input, 3), (by_output, 15)):
             for bucket in buckets:
                 with self.subTest(bucket=bucket):
-                    self.assertEqual(usd(price.cost_nano(Usage(**{bucket: 1_000}))), Decimal(rate) * 1_000 / M)
+                    self.assertEqual(
+                        usd(price.cost_nano(Usage(**{bucket: 1_000}))), Decimal(rate) * 1_000 / M
+                    )
 
     def test_an_hour_of_cache_is_stood_in_for_by_five_minutes(self):
         price = make_price(input="3", cache_write_5m="3.75")
@@ -156,7 +160,14 @@ class TierTests(SimpleTestCase):
 
     def test_all_prompt_tokens_decide_and_no_others(self):
         price = make_price(input="3", output="15", tiers=[self.TIER])
-        prompt = ("input_uncached", "cache_read", "cache_write_5m", "cache_write_1h", "input_audio", "input_image")
+        prompt = (
+            "input_uncached",
+            "cache_read",
+            "cache_write_5m",
+            "cache_write_1h",
+            "input_audio",
+            "input_image",
+        )
 
         for bucket in prompt:
             with self.subTest(bucket=bucket):
@@ -169,7 +180,10 @@ class TierTests(SimpleTestCase):
 
     def test_a_rate_that_a_tier_leaves_out_stays_the_base_rate(self):
         price = make_price(
-            input="3", cache_read="0.30", output="15", tiers=[{"above_prompt_tokens": 10, "input_per_mtok_usd": "6"}]
+            input="3",
+            cache_read="0.30",
+            output="15",
+            tiers=[{"above_prompt_tokens": 10, "input_per_mtok_usd": "6"}],
         )
 
         cost = price.cost_nano(Usage(input_uncached=100, cache_read=100, output_text=100))
@@ -184,12 +198,17 @@ class TierTests(SimpleTestCase):
         self.assertEqual(usd(cost), (6 * Decimal(200_001) + Decimal("22.5") * 10) / M)
 
     def test_of_several_tiers_the_highest_that_is_crossed_counts(self):
-        tiers = [{"above_prompt_tokens": above, "input_per_mtok_usd": rate} for above, rate in ((10, "2"), (20, "4"))]
+        tiers = [
+            {"above_prompt_tokens": above, "input_per_mtok_usd": rate}
+            for above, rate in ((10, "2"), (20, "4"))
+        ]
         price = make_price(input="1", tiers=tiers)
 
         costs = [usd(price.cost_nano(Usage(input_uncached=tokens))) for tokens in (10, 11, 20, 21)]
 
-        self.assertEqual(costs, [Decimal(1) * 10 / M, Decimal(2) * 11 / M, Decimal(2) * 20 / M, Decimal(4) * 21 / M])
+        self.assertEqual(
+            costs, [Decimal(1) * 10 / M, Decimal(2) * 11 / M, Decimal(2) * 20 / M, Decimal(4) * 21 / M]
+        )
 
     def test_tiers_are_sorted_and_checked_where_staff_enters_them(self):
         price = _row(
@@ -203,7 +222,13 @@ class TierTests(SimpleTestCase):
         price.clean()
 
         self.assertEqual([tier["above_prompt_tokens"] for tier in price.long_context_tiers], [10, 20])
-        for wrong in ([{}], [{"above_prompt_tokens": "many"}], ["x"], 5, [{"above_prompt_tokens": 1, "input_per_mtok_usd": "x"}]):
+        for wrong in (
+            [{}],
+            [{"above_prompt_tokens": "many"}],
+            ["x"],
+            5,
+            [{"above_prompt_tokens": 1, "input_per_mtok_usd": "x"}],
+        ):
             price.long_context_tiers = wrong
             with self.assertRaises(ValidationError):
                 price.clean()
@@ -211,7 +236,9 @@ class TierTests(SimpleTestCase):
 
 class ExplainTests(SimpleTestCase):
     def test_each_line_is_quantity_times_rate(self):
-        price = make_price(input="3", cache_read="0.30", output="15", per_web_search="0.01", per_request="0.002")
+        price = make_price(
+            input="3", cache_read="0.30", output="15", per_web_search="0.01", per_request="0.002"
+        )
 
         lines = price.explain(Usage(input_uncached=1_000, cache_read=500, output_text=200, web_searches=2))
 
@@ -306,7 +333,10 @@ def _by_the_book(price: Price, usage: Usage) -> int:
         if usage.prompt_tokens > row["above_prompt_tokens"]:
             tier = row
     usd_exact = sum(
-        (Fraction(_rate_of(price, tier, bucket)) * count / M for bucket, count in zip(BUCKETS[:-1], usage, strict=False)),
+        (
+            Fraction(_rate_of(price, tier, bucket)) * count / M
+            for bucket, count in zip(BUCKETS[:-1], usage, strict=False)
+        ),
         Fraction(0),
     )
     usd_exact += Fraction(_given(price, tier, "per_web_search_usd") or 0) * usage.web_searches

@@ -297,7 +297,9 @@ class AdoptionTests(JournalCase, TestCase):
         adopted(killed(journal))
 
         log = SpendLog.objects.get()
-        self.assertEqual((log.status, log.usage_source, nano(str(log.cost))), ("interrupted", "estimated", nano("0.25")))
+        self.assertEqual(
+            (log.status, log.usage_source, nano(str(log.cost))), ("interrupted", "estimated", nano("0.25"))
+        )
         self.assertEqual(log.usage, Usage(input_uncached=100, output_text=20))
         self.assertEqual((log.customer_id, log.upstream, log.deployment_id), ("acme", "openai", 7))
 
@@ -309,7 +311,10 @@ class AdoptionTests(JournalCase, TestCase):
 
         adopted(killed(journal))
 
-        self.assertEqual([(log.upstream, nano(str(log.cost))) for log in SpendLog.objects.all()], [("second", nano("0.75"))])
+        self.assertEqual(
+            [(log.upstream, nano(str(log.cost))) for log in SpendLog.objects.all()],
+            [("second", nano("0.75"))],
+        )
 
     def test_a_call_without_a_price_stays_unpriced(self):
         journal = self.make()
@@ -423,7 +428,9 @@ class AdoptionTests(JournalCase, TestCase):
         adopted(killed(journal))
 
         log = SpendLog.objects.get()
-        self.assertEqual((log.status, log.customer_id, log.started_at), ("interrupted", "acme", NOON - timedelta(days=400)))
+        self.assertEqual(
+            (log.status, log.customer_id, log.started_at), ("interrupted", "acme", NOON - timedelta(days=400))
+        )
 
     def test_a_journal_without_a_record_is_finished_at_once(self):
         self.assertEqual(adopted(killed(self.make())), 0)
@@ -464,7 +471,9 @@ class AdoptionTests(JournalCase, TestCase):
             {call_id: nano(str(cost)) for call_id, cost in costs().items()},
             {call_id: nano(cost) for call_id, cost in expected.items()},
         )
-        self.assertEqual(nano(str(total("gateway", "gateway"))), sum(nano(cost) for cost in expected.values()))
+        self.assertEqual(
+            nano(str(total("gateway", "gateway"))), sum(nano(cost) for cost in expected.values())
+        )
 
 
 class PoisonTests(JournalCase, TestCase):
@@ -489,7 +498,12 @@ class PoisonTests(JournalCase, TestCase):
 
     @skipUnless(POSTGRESQL, "SQLite stores NUL")
     def test_a_nul_is_quarantined_with_its_cost(self):
-        for field, value in (("model", "gpt\0"), ("session_id", "\0"), ("metadata", {"k": "\0"}), ("tags", ["\0"])):
+        for field, value in (
+            ("model", "gpt\0"),
+            ("session_id", "\0"),
+            ("metadata", {"k": "\0"}),
+            ("tags", ["\0"]),
+        ):
             with self.subTest(field=field):
                 call = make_call(cost_usd="0.125", **{field: value})
 

@@ -17,7 +17,9 @@ class HousekeepingTests(TestCase):
         now = timezone.now()
         record_changes("customers.team", ["old", "young"])
         Change.objects.filter(object_id="old").update(at=now - timedelta(days=8))
-        old, young, unfinished = (JournalCheckpoint.objects.create(pk=uuid.uuid4(), finished=True) for _ in range(3))
+        old, young, unfinished = (
+            JournalCheckpoint.objects.create(pk=uuid.uuid4(), finished=True) for _ in range(3)
+        )
         long_ago = now - timedelta(days=366)
         JournalCheckpoint.objects.filter(pk=old.pk).update(updated_at=long_ago)
         JournalCheckpoint.objects.filter(pk=unfinished.pk).update(updated_at=long_ago, finished=False)
@@ -27,7 +29,9 @@ class HousekeepingTests(TestCase):
             housekeeping()
 
             self.assertEqual(list(Change.objects.values_list("object_id", flat=True)), ["young"])
-            self.assertEqual(set(JournalCheckpoint.objects.values_list("pk", flat=True)), {young.pk, unfinished.pk})
+            self.assertEqual(
+                set(JournalCheckpoint.objects.values_list("pk", flat=True)), {young.pk, unfinished.pk}
+            )
             self.assertFalse(Session.objects.exists())
 
     def test_it_takes_the_message_of_a_newer_sender(self):

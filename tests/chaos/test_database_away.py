@@ -89,28 +89,34 @@ def _outage(
 ) -> None:
     """Take the database away under load, look around meanwhile, and bring it back. told: what was wrong."""
     time.sleep(1.5)
-    if _readiness(gateway) != 200:  # asks over a connection that stays open, as an orchestrator's do
+    if _readiness(gateway) != 200:
         told.append("readiness is not healthy to begin with")
     ends_at = time.monotonic() + AWAY_SECONDS
     wire.stop() if kind == "stopped" else wire.hang()
     try:
-        for secret, whose in (
-            (unseen_secret, "a key not seen yet"),
-            ("sk-nobody-knows-this-one", "an unknown key"),
-        ):
-            status = asyncio.run(_answer(make_call(rng), gateway, secret))
-            if status != 503:
-                told.append(f"{whose} is answered {status}, not 503, while nobody can look it up")
-        report = _readiness(gateway)
-        if report != 503:
-            told.append(f"readiness says {report} while the database is away")
-        if not is_alive(gateway):
-            told.append("liveness does not answer while the database is away")
+        told += asyncio.run(_look_around(gateway, rng, unseen_secret))
         time.sleep(max(0, ends_at - time.monotonic()))
     finally:
         wire.resume()
     if not is_true_within(20, lambda: _readiness(gateway) == 200):
         told.append("readiness does not come back")
+
+
+async def _look_around(gateway: GatewayProcess, rng: random.Random, unseen_secret: str) -> list[str]:
+    """Return what is not as it should be while the database is away."""
+    unseen, unknown, readiness_status, alive = await asyncio.gather(
+        _answer(make_call(rng), gateway, unseen_secret),
+        _answer(make_call(rng), gateway, "sk-nobody-knows-this-one"),
+        asyncio.to_thread(_readiness, gateway),
+        asyncio.to_thread(is_alive, gateway),
+    )
+    wrong = {
+        f"a key not seen yet is answered {unseen}, not 503": unseen != 503,
+        f"an unknown key is answered {unknown}, not 503": unknown != 503,
+        f"readiness says {readiness_status}": readiness_status != 503,
+        "liveness does not answer": not alive,
+    }
+    return [what for what, is_so in wrong.items() if is_so]
 
 
 def _quick_call(rng: random.Random) -> Call:

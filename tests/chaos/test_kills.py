@@ -22,7 +22,7 @@ from billing.usage import Usage
 from customers.ids import uuid7_bytes
 from tests import services
 from tests.chaos.support.accounts import Accounts
-from tests.chaos.support.calls import STREAMING_ROUTES, Call, make_call, make_natural_call
+from tests.chaos.support.calls import STREAMING_ROUTES, Call, make_call
 from tests.chaos.support.load import Load
 from tests.chaos.support.processes import Process, descendants
 from tests.chaos.support.runner import SupervisedGateway
@@ -230,7 +230,7 @@ def test_damaged_and_unbookable_records_stop_nothing(
     gateway.start()
     later = [make_call(rng) for _ in range(10)]
     asyncio.run(_all_answered(later, gateway))
-    accounts = settled_accounts(gateway, provider, timeout_s=20, stays_s=2.5)
+    accounts = settled_accounts(gateway, provider, timeout_s=6, stays_s=2.2)
 
     print(accounts)
     assert not accounts.doubled()

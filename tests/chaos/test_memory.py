@@ -51,9 +51,7 @@ def test_memory_does_not_grow_with_the_calls_served(
     after = resident_bytes(gateway.pid)
 
     growth = after - warm
-    print(
-        f"after {WARM_UP} calls {warm / MB:.1f} MB, after {CALLS} more {after / MB:.1f} MB ({growth / warm:+.1%})"
-    )
+    print(f"{WARM_UP} calls: {warm / MB:.1f} MB, {CALLS} more: {after / MB:.1f} MB ({growth / warm:+.1%})")
     # Few calls tell a leak from an arena's last page only roughly.
     assert growth <= max(0.10 * warm, 0 if IS_LONG else 15 * MB)
     accounts = settled_accounts(gateway, provider)

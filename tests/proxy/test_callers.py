@@ -70,7 +70,9 @@ class LoadingTests(CallersCase):
             caller = load_callers([hash_secret(secret)])[hash_secret(secret)]
 
         self.assertEqual((caller.key_id, caller.key_name, caller.is_master), (key.pk.bytes, "ci", False))
-        self.assertEqual((caller.team_id, caller.user_id, caller.fixed_customer_id), (team.pk, user.pk, "acme"))
+        self.assertEqual(
+            (caller.team_id, caller.user_id, caller.fixed_customer_id), (team.pk, user.pk, "acme")
+        )
         self.assertEqual((caller.key_models, caller.team_models), ({"gpt-4o"}, {"gpt-*"}))
         self.assertEqual(caller.tags, ("key", "both", "team"))
         self.assertEqual(caller.expires_at_s, expires.timestamp())
@@ -123,9 +125,10 @@ class UnknownTests(CallersCase):
         self.assertIsNotNone(self.find(secret))
 
     def test_made_up_keys_do_not_fill_the_memory(self):
-        with mock.patch.object(callers_module, "_MAX_UNKNOWN", 3), mock.patch(
-            "proxy.callers.load_callers", return_value={}
-        ) as load:
+        with (
+            mock.patch.object(callers_module, "_MAX_UNKNOWN", 3),
+            mock.patch("proxy.callers.load_callers", return_value={}) as load,
+        ):
             for i in range(5):
                 self.find(f"sk-{i}")
             self.find("sk-4")  # remembered

@@ -16,16 +16,26 @@ NOW_S = datetime(2026, 7, 15, tzinfo=UTC).timestamp()
 
 
 def make_upstream(**fields) -> Upstream:
-    given = {"pk": 1, "name": "openai", "provider": "openai", "openai_base_url": "https://api.test/v1", **fields}
+    given = {
+        "pk": 1,
+        "name": "openai",
+        "provider": "openai",
+        "openai_base_url": "https://api.test/v1",
+        **fields,
+    }
     return Upstream(**given)
 
 
-def make_deployment(number: int, model_name: str, *, upstream: Upstream | None = None, **fields) -> Deployment:
+def make_deployment(
+    number: int, model_name: str, *, upstream: Upstream | None = None, **fields
+) -> Deployment:
     return Deployment(pk=number, model_name=model_name, upstream=upstream or make_upstream(), **fields)
 
 
 def make_price(model: str, usd: str, **fields) -> Price:
-    return Price(**{"pk": 1, "provider": "openai", "model": model, "input_per_mtok_usd": Decimal(usd), **fields})
+    return Price(
+        **{"pk": 1, "provider": "openai", "model": model, "input_per_mtok_usd": Decimal(usd), **fields}
+    )
 
 
 def served(catalog, model: str) -> list[int]:
@@ -35,7 +45,12 @@ def served(catalog, model: str) -> list[int]:
 class NameTests(SimpleTestCase):
     def test_a_name_finds_all_its_deployments_by_priority(self):
         catalog = build_catalog(
-            [make_deployment(1, "gpt-4o", priority=1), make_deployment(2, "gpt-4o"), make_deployment(3, "other")], []
+            [
+                make_deployment(1, "gpt-4o", priority=1),
+                make_deployment(2, "gpt-4o"),
+                make_deployment(3, "other"),
+            ],
+            [],
         )
 
         self.assertEqual(served(catalog, "gpt-4o"), [2, 1])
@@ -44,7 +59,9 @@ class NameTests(SimpleTestCase):
     def test_a_wildcard_serves_every_name_with_its_beginning(self):
         catalog = build_catalog([make_deployment(1, "gpt-*")], [])
 
-        self.assertEqual([served(catalog, name) for name in ("gpt-4o", "gpt-", "gp", "xgpt-4o")], [[1], [1], [], []])
+        self.assertEqual(
+            [served(catalog, name) for name in ("gpt-4o", "gpt-", "gp", "xgpt-4o")], [[1], [1], [], []]
+        )
 
     def test_the_longest_wildcard_counts_and_an_exact_name_before_it(self):
         deployments = [
@@ -61,7 +78,11 @@ class NameTests(SimpleTestCase):
             self.assertEqual(found, [[1], [2], [3], [4]])
 
     def test_wildcards_are_listed_as_far_as_prices_know_them(self):
-        prices = [make_price("gpt-4o", "1"), make_price("o3", "1"), make_price("gpt-x", "1", provider="azure")]
+        prices = [
+            make_price("gpt-4o", "1"),
+            make_price("o3", "1"),
+            make_price("gpt-x", "1", provider="azure"),
+        ]
         catalog = build_catalog([make_deployment(1, "gpt-*"), make_deployment(2, "my-model")], prices)
 
         self.assertEqual(catalog.model_names(), ["gpt-4o", "my-model"])
@@ -70,7 +91,10 @@ class NameTests(SimpleTestCase):
 class CredentialTests(SimpleTestCase):
     def test_a_deployment_without_its_credential_is_not_served_and_says_why(self):
         upstream = make_upstream(credential="os.environ/NO_SUCH_KEY")
-        catalog = build_catalog([make_deployment(1, "gpt-4o", upstream=upstream), make_deployment(2, "o3*", upstream=upstream)], [])
+        catalog = build_catalog(
+            [make_deployment(1, "gpt-4o", upstream=upstream), make_deployment(2, "o3*", upstream=upstream)],
+            [],
+        )
 
         self.assertEqual(served(catalog, "gpt-4o"), [])
         for name in ("gpt-4o", "o3-mini"):
@@ -79,7 +103,9 @@ class CredentialTests(SimpleTestCase):
 
     def test_another_one_of_that_name_serves_it(self):
         poor = make_upstream(pk=2, name="poor", credential="os.environ/NO_SUCH_KEY")
-        catalog = build_catalog([make_deployment(1, "gpt-4o", upstream=poor), make_deployment(2, "gpt-4o")], [])
+        catalog = build_catalog(
+            [make_deployment(1, "gpt-4o", upstream=poor), make_deployment(2, "gpt-4o")], []
+        )
 
         self.assertEqual(served(catalog, "gpt-4o"), [2])
 
@@ -118,19 +144,25 @@ class PriceTests(SimpleTestCase):
         return price and price.cost_nano(Usage(input_uncached=1_000_000)) // 10**9
 
     def test_the_price_is_the_provider_s_of_the_upstream_model(self):
-        catalog = build_catalog([make_deployment(1, "gpt-*")], [make_price("gpt-4o", "2"), make_price("gpt-5", "7")])
+        catalog = build_catalog(
+            [make_deployment(1, "gpt-*")], [make_price("gpt-4o", "2"), make_price("gpt-5", "7")]
+        )
 
         self.assertEqual((self.cost(catalog, "gpt-4o"), self.cost(catalog, "gpt-5")), (2, 7))
         self.assertIsNone(self.cost(catalog, "gpt-unheard-of"))
 
     def test_an_override_goes_before_it(self):
         override = make_price("mine", "9", source=Price.Source.DEPLOYMENT)
-        catalog = build_catalog([make_deployment(1, "gpt-4o", price=override)], [make_price("gpt-4o", "2"), override])
+        catalog = build_catalog(
+            [make_deployment(1, "gpt-4o", price=override)], [make_price("gpt-4o", "2"), override]
+        )
 
         self.assertEqual(self.cost(catalog, "gpt-4o"), 9)
 
     def test_a_base_model_names_the_price_where_the_name_does_not(self):
-        catalog = build_catalog([make_deployment(1, "prod-7", base_model="gpt-4o")], [make_price("gpt-4o", "2")])
+        catalog = build_catalog(
+            [make_deployment(1, "prod-7", base_model="gpt-4o")], [make_price("gpt-4o", "2")]
+        )
 
         self.assertEqual(self.cost(catalog, "prod-7"), 2)
 

@@ -58,7 +58,10 @@ class AtRestTests(TestCase):
     def test_with_another_secret_key_it_reads_as_empty_and_is_reported(self):
         make_upstream(SECRET)
 
-        with override_settings(SECRET_KEY="another"), self.assertLogs("proxy.credentials", logging.ERROR) as logs:
+        with (
+            override_settings(SECRET_KEY="another"),
+            self.assertLogs("proxy.credentials", logging.ERROR) as logs,
+        ):
             credential = Upstream.objects.get().credential
 
         self.assertEqual(credential, "")

@@ -50,7 +50,6 @@ class ThreadTests(WithRefresher, TransactionTestCase):
 
 
 class TickTests(WithRefresher, TestCase):
-
     def test_a_team_s_change_reaches_its_keys(self):
         team = Team.objects.create()
         _, secret = create_key(team=team)
@@ -84,7 +83,9 @@ class TickTests(WithRefresher, TestCase):
 
     def test_a_new_deployment_and_a_new_price_are_in_the_catalog(self):
         self.refresher.load()
-        upstream = Upstream.objects.create(name="one", provider="openai", openai_base_url="https://one.test/v1")
+        upstream = Upstream.objects.create(
+            name="one", provider="openai", openai_base_url="https://one.test/v1"
+        )
         Deployment.objects.create(model_name="gpt-4o", upstream=upstream)
         self.refresher._tick()
         [target] = self.refresher.catalog.targets("gpt-4o")
@@ -96,7 +97,9 @@ class TickTests(WithRefresher, TestCase):
         self.assertIsNotNone(self.refresher.catalog.price_of(target, "gpt-4o", at_s=time.time()))
 
     def test_a_deleted_upstream_is_served_no_more(self):
-        upstream = Upstream.objects.create(name="one", provider="openai", openai_base_url="https://one.test/v1")
+        upstream = Upstream.objects.create(
+            name="one", provider="openai", openai_base_url="https://one.test/v1"
+        )
         Deployment.objects.create(model_name="gpt-4o", upstream=upstream)
         self.refresher.load()
 
@@ -115,8 +118,9 @@ class TickTests(WithRefresher, TestCase):
 
     def test_what_changes_while_it_loads_is_read_by_the_first_tick(self):
         load_catalog = mock.Mock(side_effect=lambda: Customer.objects.create(pk="late", blocked=True))
-        with mock.patch("proxy.refresher.load_catalog", load_catalog), mock.patch.object(
-            self.callers, "reload_customers"
+        with (
+            mock.patch("proxy.refresher.load_catalog", load_catalog),
+            mock.patch.object(self.callers, "reload_customers"),
         ):
             self.refresher.load()
 

@@ -24,7 +24,9 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encod
 class Request:
     """One request as it reached the server, and the connection to answer on."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, body: bytes) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, body: bytes
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self.line, _, rest = head.decode("latin-1").partition("\r\n")
@@ -251,13 +253,17 @@ class UntouchedTests(TransportCase):
 
     async def test_a_header_beyond_ascii_spoils_no_answer(self):
         async def answer(request):
-            await request.send_whole(b"{}", b"x-a: 1\r\nx-city: S\xc3\xa3o Paulo\r\nx-old: caf\xe9\r\nx-a: 2\r\n")
+            await request.send_whole(
+                b"{}", b"x-a: 1\r\nx-city: S\xc3\xa3o Paulo\r\nx-old: caf\xe9\r\nx-a: 2\r\n"
+            )
 
         async with self.sending(answer) as (_, send):
             response = await send()
 
             self.assertEqual(await BodyReader(response).read(100), (b"{}", True))
-            self.assertEqual([value for name, value in raw_headers_of(response) if name == b"x-a"], [b"1", b"2"])
+            self.assertEqual(
+                [value for name, value in raw_headers_of(response) if name == b"x-a"], [b"1", b"2"]
+            )
 
     async def test_no_cookie_is_kept_from_one_call_to_the_next(self):
         async def answer(request):

@@ -97,9 +97,10 @@ class Accounts(NamedTuple):
             )
 
     def __str__(self) -> str:
+        rows = sum(map(len, self.rows.values()))
         return (
             f"{len(self.entries)} calls billed {self.billed} nano, "
-            f"{sum(map(len, self.rows.values()))} rows booked {self.booked} nano ({self.booked - self.billed:+d}); "
+            f"{rows} rows booked {self.booked} nano ({self.booked - self.billed:+d}); "
             f"{self.share_from_provider():.1%} with the provider's usage; "
             f"status {self.counts('status')}, usage {self.counts('usage_source')}"
         )
@@ -108,7 +109,8 @@ class Accounts(NamedTuple):
 def _entry(entry: dict[str, Any]) -> str:
     aborted = ", aborted" if entry["aborted"] else ""
     kind = "stream" if entry["stream"] else "plain"
-    return f"billed {entry['cost_nano_usd']} ({entry['dialect']} {kind}{aborted}, {entry['usage']}, {entry['id']})"
+    what = f"{entry['dialect']} {kind}{aborted}"
+    return f"billed {entry['cost_nano_usd']} ({what}, {entry['usage']}, {entry['id']})"
 
 
 def _row(row: dict[str, Any]) -> str:
@@ -116,6 +118,6 @@ def _row(row: dict[str, Any]) -> str:
         name: row[name] for name in ("input_uncached", "cache_read", "output_text", "reasoning") if row[name]
     }
     return (
-        f"booked {row['cost']} ({row['status']}, {row['usage_source']}, {row['error_type'] or 'no error'}, {usage}, "
-        f"{row['response_id'] or 'no id'})"
+        f"booked {row['cost']} ({row['status']}, {row['usage_source']}, {row['error_type'] or 'no error'}, "
+        f"{usage}, {row['response_id'] or 'no id'})"
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tests.chaos.support import wire
 
-_WORDS = "the of and to in is that it was for on are with as his they be at one have this".split()
+_WORDS = ("the", "of", "and", "to", "in", "is", "that", "it", "was", "for", "with", "one", "have", "this")
 _names = itertools.count(1)
 
 

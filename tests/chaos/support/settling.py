@@ -45,7 +45,7 @@ def settled_accounts(
             raise TimeoutError(f"calls or journal do not come to an end: {readiness(gateway)[1]}")
         time.sleep(0.1)
     provider.settled_bill(timeout_s=max(5.0, deadline - time.monotonic()))
-    while (accounts := read_accounts(gateway, provider)).lost() and time.monotonic() < deadline:
+    while read_accounts(gateway, provider).lost() and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(stays_s)
     return read_accounts(gateway, provider)
