@@ -7,8 +7,9 @@ Python gains `uuid.uuid7` in 3.14; we support 3.11.
 
 import os
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0x2 << 62
 _RANDOM_A = 0xFFF << 64
@@ -35,7 +36,8 @@ def uuid7_text(value: bytes) -> str:
 
 def first_uuid7_at(at: datetime) -> uuid.UUID:
     """Return the smallest UUIDv7 of that millisecond: a bound for range queries."""
-    return uuid.UUID(int=int(at.timestamp() * 1000) << 80 | _VERSION_7 | _VARIANT)
+    milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)  # whole numbers: a float is off by one at times
+    return uuid.UUID(int=milliseconds << 80 | _VERSION_7 | _VARIANT)
 
 
 def time_of(uuid7: uuid.UUID) -> datetime:

@@ -15,6 +15,7 @@ from django.db import models
 
 NANO_PER_USD = 1_000_000_000
 _PLACES = 9
+_LIMIT_USD = Decimal(2**63).scaleb(-_PLACES)
 
 
 class TooPrecise(ValueError):
@@ -28,9 +29,8 @@ def to_nano(amount: Decimal | int) -> int:
     """
     if isinstance(amount, float):
         raise TypeError("money is Decimal, never float")
-    scaled = Decimal(amount).scaleb(_PLACES)
-    whole = int(scaled)
-    if whole != scaled:
+    whole = int(Decimal(amount).scaleb(_PLACES))
+    if from_nano(whole) != amount:  # compared exactly; `scaleb` rounds what is longer than 28 digits
         raise TooPrecise(f"{amount} USD has more than {_PLACES} decimal places")
     return whole
 
@@ -47,7 +47,11 @@ def plain_usd(amount: Decimal) -> str:
 
 
 class UsdField(models.BigIntegerField):
-    """An exact amount of USD: a `Decimal` in Python, nano-dollars in the database."""
+    """An exact amount of USD: a `Decimal` in Python, nano-dollars in the database.
+
+    In SQL arithmetic the database sees the nano-dollars: say `Value(amount, UsdField())`,
+    and wrap a result that is read in `ExpressionWrapper(…, UsdField())`.
+    """
 
     description = "An exact amount of USD"
 
@@ -62,6 +66,8 @@ class UsdField(models.BigIntegerField):
             return None
         try:
             amount = self._decimal(value)
+            if abs(amount) >= _LIMIT_USD:
+                raise ValueError("beyond 64 bits of nano-dollars")
             to_nano(amount)
         except (ArithmeticError, ValueError, TypeError) as error:
             raise ValidationError(f"not an amount of USD with at most {_PLACES} decimal places") from error

@@ -67,7 +67,7 @@ class Channel:
             self._writer = None
 
     def break_off(self) -> None:
-        """End an answer that is not whole and has no way to say so: its connection must be cut, not closed."""
+        """End an answer that is not whole and cannot say so: its connection must be cut."""
         self.is_broken = True
         self.end()
 

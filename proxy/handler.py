@@ -230,7 +230,8 @@ async def _drop_connection(send: Any) -> None:
     """Cut off a client that does not read, or whose answer is not whole.
 
     Closing would wait for the one with all that it has not read, and would tell the
-    other that this was all. ASGI has no word for this, so uvicorn's own transport is asked; another server closes.
+    other that this was all. ASGI has no word for this, so uvicorn's own transport is
+    asked; another server closes.
     """
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     if transport is not None:

@@ -10,6 +10,7 @@ are received, untouched; no redirect is followed, no proxy is taken from the
 environment, and closing the response closes the connection.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
@@ -83,6 +84,9 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             response = await streamed.__aenter__()
         except PyreqwestError as error:
             raise _as_httpx(error, request) from error
+        if _is_cancelled():
+            await streamed.__aexit__(None, None, None)
+            raise asyncio.CancelledError
         return RawResponse(
             response.status, _raw(response.headers), _Stream(streamed, response, request), request
         )
@@ -127,7 +131,7 @@ class RawResponse(httpx.Response):
         self.raw_headers = raw_headers
 
     @property
-    def headers(self) -> httpx.Headers:  # type: ignore[override]
+    def headers(self) -> httpx.Headers:
         return httpx.Headers(self.raw_headers)
 
     @headers.setter
@@ -158,6 +162,8 @@ class _Stream(httpx.AsyncByteStream):
             chunk = await self._reader.read_chunk()
         except PyreqwestError as error:
             raise _as_httpx(error, self._request) from error
+        if _is_cancelled():
+            raise asyncio.CancelledError
         return None if chunk is None else bytes(chunk)
 
     async def read_some(self, amount: int) -> bytes | None:
@@ -166,12 +172,24 @@ class _Stream(httpx.AsyncByteStream):
             data = await self._reader.read(amount)
         except PyreqwestError as error:
             raise _as_httpx(error, self._request) from error
+        if _is_cancelled():
+            raise asyncio.CancelledError
         return None if data is None else bytes(data)
 
     async def aclose(self) -> None:
         streamed, self._streamed = self._streamed, None
         if streamed is not None:  # closing twice is as good as once
             await streamed.__aexit__(None, None, None)
+
+
+def _is_cancelled() -> bool:
+    """Tell whether this task was cancelled meanwhile.
+
+    pyreqwest loses a cancellation that comes when its result is ready (a third of them
+    in a busy stream): the call would go on, past every limit.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:

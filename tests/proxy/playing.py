@@ -50,7 +50,7 @@ def event(body: Any) -> bytes:
 
 
 WORDS = [
-    event({"id": "chatcmpl-1", "choices": [{"delta": {"content": word}}]}) for word in "one two six".split()
+    event({"id": "chatcmpl-1", "choices": [{"delta": {"content": word}}]}) for word in ("one", "two", "six")
 ]
 USAGE = event(
     {"id": "chatcmpl-1", "choices": [], "usage": {"prompt_tokens": PROMPT, "completion_tokens": COMPLETION}}

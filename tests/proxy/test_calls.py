@@ -37,7 +37,12 @@ COST = (INPUT_USD * PROMPT + OUTPUT_USD * COMPLETION) / 1_000_000
 REPORTED = Usage(input_uncached=PROMPT, output_text=COMPLETION)
 REQUEST = httpx.Request("POST", "https://one.test")
 UNBILLED = (httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.PoolTimeout("full"))
-PERHAPS_BILLED = (httpx.ReadTimeout("slow"), httpx.ReadError("broken"), httpx.WriteError("broken"), httpx.WriteTimeout("slow"))  # fmt: skip
+PERHAPS_BILLED = (
+    httpx.ReadTimeout("slow"),
+    httpx.ReadError("broken"),
+    httpx.WriteError("broken"),
+    httpx.WriteTimeout("slow"),
+)
 
 
 def cost_of(closed: Closed) -> Decimal | None:
