@@ -198,12 +198,18 @@ class Call:
             said=ask.said,
         )
         headers = self._request_headers(target)
+        url, url_text = target.url(dialect.base_url(target), dialect.UPSTREAM_PATH, self._query)
         request = httpx.Request(
             "POST",
-            target.url(dialect.base_url(target), dialect.UPSTREAM_PATH, self._query),
+            url,
             headers=headers.parsed,
             stream=httpx.ByteStream(body),
-            extensions={"body": body, "header_texts": headers.texts, "read_ahead": not ask.streamed},
+            extensions={
+                "body": body,
+                "url_text": url_text,
+                "header_texts": headers.texts,
+                "read_ahead": not ask.streamed,
+            },
         )
         self._journal_sent(target)
         response = await gateway.transport(target).handle_async_request(request)
@@ -271,7 +277,9 @@ class Call:
                 size += len(chunk)
                 if size <= MAX_METERED_BYTES:
                     metered.append(chunk)
-                await self._forward(channel, chunk)
+                channel.put(chunk)
+                if channel.is_full:
+                    await channel.wait_for_room(self._gateway.limits.stalled_client_s)
         except httpx.TransportError as error:
             failure = self._failed_attempt(self._target, error)
         try:
@@ -318,7 +326,9 @@ class Call:
                 forwarded = relay.feed(chunk)
                 if self._first_token_us is None and meter.deltas:
                     self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
-                await self._forward(channel, forwarded)
+                channel.put(forwarded)
+                if channel.is_full:
+                    await channel.wait_for_room(self._gateway.limits.stalled_client_s)
             rest = relay.finish()
             if not meter.is_complete and meter.usage is None:
                 failure = UpstreamFailed(f"Upstream {target.upstream!r} ended the stream before its end.")
@@ -331,11 +341,6 @@ class Call:
         self._close(self._stream_outcome(meter, failure))
         await self._synced()
         channel.end()
-
-    async def _forward(self, channel: Channel, data: bytes) -> None:
-        channel.put(data)
-        if channel.is_full:
-            await channel.wait_for_room(self._gateway.limits.stalled_client_s)
 
     def _stream_outcome(self, meter: Meter, failure: GatewayError | None) -> _Outcome:
         usage, source = meter.usage, "provider"

@@ -41,18 +41,22 @@ class Target:
     connect_timeout_s: float
     read_timeout_s: float
     # Optimization: URLs are parsed once per snapshot and path, not once per call.
-    urls: dict[str, httpx.URL] = field(default_factory=dict)
+    urls: dict[str, tuple[httpx.URL, str]] = field(default_factory=dict)
     request_headers: dict[tuple, UpstreamHeaders] = field(default_factory=dict, repr=False)
     answer_headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = field(default_factory=dict)
 
-    def url(self, base: str, path: str, query: str = "") -> httpx.URL:
-        """Return where a call goes. query: the caller's, passed on (Claude Code sends `beta=true`)."""
+    def url(self, base: str, path: str, query: str = "") -> tuple[httpx.URL, str]:
+        """Return where a call goes, parsed and as text.
+
+        query: the caller's, passed on (Claude Code sends `beta=true`).
+        """
         key = f"{base}{path}?{query}" if query else base + path
         url = self.urls.get(key)
         if url is None:
             if len(self.urls) > _MAX_URLS:
                 self.urls.clear()
-            url = self.urls[key] = httpx.URL(key)
+            parsed = httpx.URL(key)
+            url = self.urls[key] = (parsed, str(parsed))
         return url
 
 

@@ -43,7 +43,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
     """Sends httpx requests through reqwest. Timeouts are the client's, set here, never a request's."""
 
     def __init__(self, *, connect_timeout_s: float, read_timeout_s: float) -> None:
-        self._urls: dict[httpx.URL, Url] = {}
+        self._urls: dict[str, Url] = {}
         self._client: Client = (
             ClientBuilder()
             .no_proxy()
@@ -66,15 +66,15 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         """Send and return once the response's head is there. Raises: httpx.TransportError.
 
         extensions: `body`, the body as bytes, so that it need not be read from a stream;
-        `header_texts`, the headers as pairs of text, ready made; `read_ahead`, for an
-        answer that is not streamed: its body may come with its head.
+        `url_text` and `header_texts`, the URL as text and the headers as pairs of text;
+        `read_ahead`, for an answer not streamed: its body may come with its head.
         """
         extensions = request.extensions
         body = extensions.get("body")
         if body is None:
             body = await request.aread()
         builder = (
-            self._client.request(request.method, self._url(request.url))
+            self._client.request(request.method, self._url(extensions.get("url_text") or str(request.url)))
             .headers(extensions.get("header_texts") or request.headers.multi_items())
             .body_bytes(body)
             .streamed_read_buffer_limit(_READ_AHEAD_BYTES if extensions.get("read_ahead") else 0)
@@ -91,13 +91,13 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             response.status, _raw(response.headers), _Stream(streamed, response, request), request
         )
 
-    def _url(self, url: httpx.URL) -> Url:
-        """Return reqwest's URL for httpx's. Optimization: there are a few, and parsing takes 2 µs."""
+    def _url(self, url: str) -> Url:
+        """Return reqwest's URL. Optimization: there are a few, and parsing one takes 2 µs."""
         known = self._urls.get(url)
         if known is None:
             if len(self._urls) > _MAX_REMEMBERED:
                 self._urls.clear()
-            known = self._urls[url] = Url(str(url))
+            known = self._urls[url] = Url(url)
         return known
 
     async def aclose(self) -> None:

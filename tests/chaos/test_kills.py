@@ -98,6 +98,33 @@ def _assert_none_was_made_up(accounts: Accounts, load: Load) -> None:
     print(f"{len(unseen)} calls were killed between being written down and being sent")
 
 
+@pytest.mark.skipif(not services.is_postgresql(), reason="several web processes: PostgreSQL only")
+def test_workers_end_with_their_parent_and_their_calls_are_booked(
+    provider: ProviderProcess, rng: random.Random
+):
+    with SupervisedGateway(provider=provider, WEB_WORKERS=2, DRAIN_SECONDS=3) as gateway:
+        parent = gateway.the("manage.py", "serve")
+        workers = [process for process in descendants(parent.pid) if "spawn_main" in process.command]
+        load = Load(gateway.port, gateway.master_key, _quick_call, rng)
+
+        asyncio.run(load.during(8, lambda: _kill_once(gateway, parent)))
+
+        assert is_true_within(15, lambda: not any(worker.is_alive() for worker in workers)), "workers stay"
+        gateway.wait_until_it_answers()
+        accounts = settled_accounts(gateway, provider, stays_s=3)
+        print(f"clients saw {dict(load.outcomes)}; {accounts}")
+        assert len(workers) == 2
+        assert gateway.the("manage.py", "serve").pid != parent.pid
+        accounts.assert_nothing(accounts.lost() + accounts.doubled() + accounts.different())
+
+
+def _kill_once(gateway: SupervisedGateway, process: Process) -> None:
+    time.sleep(1.5)
+    process.kill()
+    time.sleep(4)
+    gateway.wait_until_it_answers()
+
+
 # -- SIGTERM -------------------------------------------------------------------------
 
 

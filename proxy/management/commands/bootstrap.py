@@ -22,8 +22,8 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
-        new = _write_secrets(Path(str(settings.ENV_FILE)))
-        for folder in (settings.VAR_DIR, settings.JOURNAL_DIR, *_broker_folders()):
+        new = _write_secrets(settings.ENV_FILE)
+        for folder in map(str, (settings.VAR_DIR, settings.JOURNAL_DIR, *_broker_folders())):
             Path(folder).mkdir(parents=True, exist_ok=True)
         call_command("migrate", verbosity=0, interactive=False)
         installation_id()
