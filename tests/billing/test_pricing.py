@@ -345,11 +345,12 @@ def _by_the_book(price: Price, usage: Usage) -> int:
 
 
 def _rate_of(price: Price, tier: dict, bucket: str) -> Decimal:
+    by_input = ("cache_read", "cache_write_5m", "input_audio", "input_image")
     stand_ins = {
-        "cache_read": "input_uncached", "cache_write_5m": "input_uncached",
-        "cache_write_1h": "cache_write_5m", "reasoning": "output_text", "output_audio": "output_text", "output_image": "output_text",
-        "input_audio": "input_uncached", "input_image": "input_uncached",
-    }  # fmt: skip
+        **dict.fromkeys(by_input, "input_uncached"),
+        **dict.fromkeys(("reasoning", "output_audio", "output_image"), "output_text"),
+        "cache_write_1h": "cache_write_5m",
+    }
     names = {"input_uncached": "input", "output_text": "output"}
     rate = _given(price, tier, f"{names.get(bucket, bucket)}_per_mtok_usd")
     if rate is not None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from datetime import timedelta
-from unittest import skipUnless
+from unittest import mock, skipUnless
 
 from django.apps import apps
 from django.contrib.auth.models import update_last_login
@@ -133,6 +133,24 @@ class WriteTests(TestCase):
             raise Undo
 
         self.expect()
+
+    def test_a_write_that_cannot_be_recorded_is_undone(self):
+        customer = Customer.objects.get(pk="a")
+        customer.alias = "new"
+        writes = [
+            customer.save,
+            customer.delete,
+            lambda: Customer.objects.create(pk="new"),
+            lambda: Customer.objects.update(alias="new"),
+            lambda: Customer.objects.all().delete(),
+            lambda: Customer.objects.bulk_create([Customer(pk="x")]),
+        ]
+        for write in writes:
+            failing = mock.patch("customers.models.change.record_changes", side_effect=RuntimeError)
+            with failing, self.assertRaises(RuntimeError):
+                write()
+
+            self.assertEqual(set(Customer.objects.values_list("pk", "alias")), {("a", ""), ("b", "")})
 
     def test_a_log_in_is_none(self):
         user = User.objects.create_user("bob")
