@@ -11,6 +11,7 @@ after the key was checked; whatever goes wrong is answered in the caller's diale
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -210,6 +211,8 @@ class ProxyHandler:
         try:
             start = {"type": "http.response.start", "status": response.status_code}
             await send({**start, "headers": response.raw_headers})
+            if (write := _writer(send)) is not None:
+                channel.write_through(write)
             while (chunk := await channel.get()) is not None:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if channel.is_broken:
@@ -224,6 +227,28 @@ class ProxyHandler:
         finally:
             channel.client_left()
             listener.cancel()
+
+
+def _writer(send: Any) -> Callable[[bytes], bool] | None:
+    """Return a function that hands a chunk to uvicorn without waiting; None on another server.
+
+    uvicorn's `send` waits only while its buffer is full (`write_paused`); else it runs
+    through, and can be run without a task. The function returns False where it would wait.
+    """
+    flow = getattr(getattr(send, "__self__", None), "flow", None)
+    if flow is None or not hasattr(flow, "write_paused"):
+        return None
+
+    def write(chunk: bytes) -> bool:
+        if flow.write_paused:
+            return False
+        try:
+            send({"type": "http.response.body", "body": chunk, "more_body": True}).send(None)
+        except StopIteration:
+            return True
+        raise RuntimeError("the server waits although its buffer has room")
+
+    return write
 
 
 async def _drop_connection(send: Any) -> None:

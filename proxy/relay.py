@@ -96,6 +96,9 @@ class StreamRelay:
         self._ended_inside_event = False
 
     def feed(self, chunk: bytes) -> bytes:
+        # Optimization: nearly every chunk is one event with one token of text.
+        if self._splitter.is_empty and self.meter.takes(chunk):
+            return chunk
         events = self._splitter.feed(chunk)
         meter = self.meter
         if not self._edits:

@@ -8,6 +8,7 @@ drained after the last.
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -68,6 +69,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    _stop_with_parent()
     with _draining_at_signals(gateway):
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -97,3 +99,19 @@ def _draining_at_signals(gateway: Gateway) -> Iterator[None]:
     finally:
         for number, own in servers_own.items():
             signal.signal(number, own)
+
+
+def _stop_with_parent() -> None:
+    """Have a worker (WEB_WORKERS > 1) stop, gently, when the process that started it is killed.
+
+    It would go on alone otherwise, and its port could not be taken by those that follow.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

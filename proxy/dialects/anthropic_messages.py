@@ -169,19 +169,22 @@ def stream_error(error: GatewayError, call_id: str) -> bytes:
     return b"event: error\ndata: " + error_body(error, call_id) + b"\n\n"
 
 
+_TEXT_EVENT = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _TEXT = b'"text_delta","text":"'
 
 
 class Meter(base.Meter):
-    def feed(self, data: bytes) -> bool:
-        # Optimization: nearly every event is a piece of text, which its bytes tell; a quote
-        # inside the text shortens what is counted, and only estimates use that.
-        start = data.find(_TEXT)
-        if start > 0 and data.startswith(b'{"type":"content_block_delta"'):
-            start += len(_TEXT)
-            self.deltas += 1
-            self.characters += max(1, data.find(b'"', start) - start)
+    def takes(self, chunk: bytes) -> bool:
+        if not chunk.startswith(_TEXT_EVENT) or chunk.count(b"\n") != 3 or not chunk.endswith(b"\n\n"):
             return False
+        start = chunk.find(_TEXT) + len(_TEXT)
+        if start < len(_TEXT):
+            return False
+        self.deltas += 1
+        self.characters += max(1, chunk.find(b'"', start) - start)
+        return True
+
+    def feed(self, data: bytes) -> bool:
         try:
             event = _event.decode(data)
         except UNREADABLE:

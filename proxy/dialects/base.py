@@ -42,6 +42,13 @@ class Meter:
         self.is_complete = False  # the stream's own end was seen
         self.failed = False  # the provider reported an error inside the stream
 
+    def takes(self, chunk: bytes) -> bool:
+        """Read a chunk that its bytes tell to be one event with a piece of text; else return False.
+
+        What is counted here only estimates use: a quote inside the text cuts it short.
+        """
+        return False
+
     def feed(self, data: bytes) -> bool:
         """Read one event's data. Returns: True where it carries nothing but the usage."""
         raise NotImplementedError

@@ -98,23 +98,27 @@ def read_answer(data: bytes) -> Answer:
     return Answer(usage, answer.id or "", answer.service_tier or "")
 
 
-# How a chunk of plain text looks from OpenAI and whoever writes JSON without spaces.
+# How a token of text looks from OpenAI and whoever writes JSON without spaces.
 _TEXT = b'"delta":{"content":"'
-_NO_USAGE = b'"usage":null'
 
 
 class Meter(base.Meter):
-    def feed(self, data: bytes) -> bool:
-        # Optimization: nearly every event is a token of text, which its bytes tell; a quote
-        # inside the text shortens what is counted, and only estimates use that.
-        start = data.find(_TEXT)
-        if start > 0 and self.response_id and (b'"usage"' not in data or _NO_USAGE in data):
-            start += len(_TEXT)
-            seen = data.find(b'"', start) - start
-            if seen > 0:
-                self.deltas += 1
-                self.characters += seen
+    def takes(self, chunk: bytes) -> bool:
+        start = chunk.find(_TEXT)
+        if start < 0 or chunk.count(b"\n") != 2 or not chunk.endswith(b"\n\n"):
             return False
+        if not chunk.startswith(b"data:") or not self.response_id:
+            return False
+        if b'"usage"' in chunk and b'"usage":null' not in chunk:
+            return False
+        start += len(_TEXT)
+        seen = chunk.find(b'"', start) - start
+        if seen > 0:
+            self.deltas += 1
+            self.characters += seen
+        return True
+
+    def feed(self, data: bytes) -> bool:
         if data == b"[DONE]":
             self.is_complete = True
             return False

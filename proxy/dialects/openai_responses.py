@@ -110,19 +110,22 @@ def stream_error(error: Any, call_id: str) -> bytes:
     return b"event: error\ndata: " + msgspec.json.encode({**event, "sequence_number": 0}) + b"\n\n"
 
 
-_TEXT_DELTA = b'{"type":"response.output_text.delta"'
+_TEXT_EVENT = b"event: response.output_text.delta\ndata: {"
+_TEXT = b'"delta":"'
 
 
 class Meter(base.Meter):
+    def takes(self, chunk: bytes) -> bool:
+        if not chunk.startswith(_TEXT_EVENT) or chunk.count(b"\n") != 3 or not chunk.endswith(b"\n\n"):
+            return False
+        start = chunk.find(_TEXT) + len(_TEXT)
+        if start < len(_TEXT):
+            return False
+        self.deltas += 1
+        self.characters += max(1, chunk.find(b'"', start) - start)
+        return True
+
     def feed(self, data: bytes) -> bool:
-        # Optimization: nearly every event is a piece of text; its length is the event's
-        # without its frame, and only estimates use that.
-        if data.startswith(_TEXT_DELTA):
-            start = data.find(b'"delta":"', len(_TEXT_DELTA)) + 9
-            if start >= 9:
-                self.deltas += 1
-                self.characters += max(1, data.find(b'"', start) - start)
-                return False
         try:
             event = _event.decode(data)
         except UNREADABLE:

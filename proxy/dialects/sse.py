@@ -43,6 +43,11 @@ class EventSplitter:
             self._waiting, self._tail, self._size = [rest], rest[-3:], len(rest)
         return events
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether no event waits for its end."""
+        return not self._waiting
+
     def rest(self) -> bytes:
         """Return the bytes of an event that was never finished."""
         rest = b"".join(self._waiting)

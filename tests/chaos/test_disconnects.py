@@ -87,7 +87,7 @@ def test_stalled_clients_harm_no_one_and_are_metered_to_their_end(
     calls = [
         make_call(
             rng, route=STREAMING_ROUTES[i % len(STREAMING_ROUTES)], streamed=True, tool_call=False,
-            big=4_000_000, chunks=400,
+            big=1_000_000, chunks=200, chunk_delay_ms=10,
         )
         for i in range(STALLED)
     ]  # fmt: skip
@@ -102,8 +102,9 @@ def test_stalled_clients_harm_no_one_and_are_metered_to_their_end(
     stalled = [accounts.rows[call.name][0] for call in calls]
     assert all(row["client_left"] for row in stalled), "a client that reads nothing did not count as gone"
     assert len(during) >= 10
-    assert statistics.median(during) < max(10 * statistics.median(before), 0.5)
-    assert max(during) < 5
+    # Generous: the machine may be busy with other things. Who waits for a stalled one waits seconds.
+    assert statistics.median(during) < max(10 * statistics.median(before), 0.25)
+    assert max(during) < 3
 
 
 # -- the clients -------------------------------------------------------------------
@@ -156,7 +157,7 @@ async def _stall(
 
 
 async def _stalled_client(call: Call, gateway: GatewayProcess) -> Connection:
-    connection = await Connection.open(gateway.port, receive_buffer=4096)
+    connection = await Connection.open(gateway.port, holds_little=True)
     await connection.send(call.request(gateway.master_key))
     head = await connection.head()
     assert head.status == 200

@@ -33,13 +33,18 @@ class Connection:
         self._buffer = bytearray()
 
     @classmethod
-    async def open(cls, port: int, *, receive_buffer: int | None = None) -> "Connection":
-        """receive_buffer: bytes the kernel takes for a client that does not read."""
+    async def open(cls, port: int, *, holds_little: bool = False) -> "Connection":
+        """holds_little: the kernel takes in no more than 100 KB for a client that does not read.
+
+        By itself it takes megabytes, most of them on the sender's side; small segments
+        keep that side small too.
+        """
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if holds_little:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         connection = cls(sock)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
