@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -69,6 +70,8 @@ async def _lifespan(receive: Any, send: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    # While the recorder computes, calls wait for the interpreter at most this long (5 ms otherwise).
+    sys.setswitchinterval(0.001)
     _stop_with_parent()
     with _draining_at_signals(gateway):
         await send({"type": "lifespan.startup.complete"})
