@@ -94,7 +94,8 @@ def database(url: str, *, base_dir: Path) -> dict[str, Any]:
                 # upgrade from reader to writer fails at once instead of waiting.
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 20,
-                # FULL: what the ledger has committed survives a power cut.
+                # FULL: what the ledger has committed survives a power cut. 8 MB of pages a
+                # connection: a web process must not grow with its database.
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000;",
             },
         }

@@ -124,6 +124,18 @@ class PlainTests(SimpleTestCase):
             self.assertEqual(body, ANSWER)
             self.assertEqual(cost_of(play.the_closed()), COST)
 
+    async def test_an_answer_above_the_buffer_that_breaks_is_not_ended_as_if_it_were_whole(self):
+        broken = Provider([ANSWER[:50], ANSWER[50:90]], breaks=httpx.ReadError("gone"))
+
+        async with playing(self, one=broken, PLAIN_ANSWER_BUFFER_BYTES=20) as play:
+            call = play.start()
+            head, body = await play.whole(call)
+            await play.settled()
+
+        self.assertEqual(body, ANSWER[:90])
+        self.assertTrue(head.channel.is_broken)
+        self.assertEqual(play.the_closed().status, "failure")
+
     async def test_a_call_that_is_not_billed_leaves_no_record(self):
         async with playing(self, one=Provider([b'{"input_tokens": 3}'])) as play:
             with mock.patch.object(anthropic_count_tokens, "base_url", lambda target: target.openai_base_url):

@@ -162,3 +162,39 @@ class GoneTests(SimpleTestCase):
 
         async with asyncio.timeout(1):
             self.assertIsNone(await reader)
+
+
+class WriteThroughTests(SimpleTestCase):
+    async def test_a_chunk_goes_to_a_waiting_reader_s_server_at_once(self):
+        channel, written = Channel(100), []
+        channel.write_through(lambda chunk: written.append(chunk) or True)
+        reader = asyncio.ensure_future(channel.get())
+        await asyncio.sleep(0)
+
+        channel.put(b"one")
+        channel.put(b"two")
+        channel.end()
+
+        self.assertEqual(written, [b"one", b"two"])
+        self.assertIsNone(await reader)
+
+    async def test_no_chunk_overtakes_one_that_is_being_sent(self):
+        channel, written = Channel(100), []
+        channel.put(b"one")
+        channel.write_through(lambda chunk: written.append(chunk) or True)
+
+        first = await channel.get()  # the reader is sending this, and not back yet
+        channel.put(b"two")
+
+        self.assertEqual((first, written), (b"one", []))
+        self.assertEqual(await channel.get(), b"two")
+
+    async def test_what_the_server_does_not_take_waits_in_the_queue(self):
+        channel = Channel(100)
+        channel.write_through(lambda chunk: False)
+        reader = asyncio.ensure_future(channel.get())
+        await asyncio.sleep(0)
+
+        channel.put(b"one")
+
+        self.assertEqual(await reader, b"one")
