@@ -175,14 +175,7 @@ _TEXT = b'"text_delta","text":"'
 
 class Meter(base.Meter):
     def takes(self, chunk: bytes) -> bool:
-        if not chunk.startswith(_TEXT_EVENT) or chunk.count(b"\n") != 3 or not chunk.endswith(b"\n\n"):
-            return False
-        start = chunk.find(_TEXT) + len(_TEXT)
-        if start < len(_TEXT):
-            return False
-        self.deltas += 1
-        self.characters += max(1, chunk.find(b'"', start) - start)
-        return True
+        return self._takes_named(chunk, _TEXT_EVENT, _TEXT)
 
     def feed(self, data: bytes) -> bool:
         try:

@@ -49,6 +49,17 @@ class Meter:
         """
         return False
 
+    def _takes_named(self, chunk: bytes, beginning: bytes, text: bytes) -> bool:
+        """Do `takes` for events with a name: `beginning` starts the event, `text` its piece of text."""
+        if not chunk.startswith(beginning) or chunk.count(b"\n") != 3 or not chunk.endswith(b"\n\n"):
+            return False
+        start = chunk.find(text) + len(text)
+        if start < len(text):
+            return False
+        self.deltas += 1
+        self.characters += max(1, chunk.find(b'"', start) - start)
+        return True
+
     def feed(self, data: bytes) -> bool:
         """Read one event's data. Returns: True where it carries nothing but the usage."""
         raise NotImplementedError
