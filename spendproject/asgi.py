@@ -72,7 +72,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     gc.set_threshold(50_000, 20, 50)
     # While the recorder computes, the loop gets the interpreter back after this long: not 5 ms after
     # each of its own system calls.
-    sys.setswitchinterval(0.00005)
+    sys.setswitchinterval(0.0002)
     _stop_with_parent()
     with _draining_at_signals(gateway):
         await send({"type": "lifespan.startup.complete"})
