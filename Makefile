@@ -1,7 +1,7 @@
 # Two commands do everything: `make run` and `make test`. `make help` lists the rest.
 
 # The system's Python before others of the PATH: distributions build it with profile-guided
-# optimization, version managers often do not, and a call then costs up to twice the CPU.
+# optimization, version managers often do not: the event loop then took a fifth more CPU here.
 PYTHON ?= $(shell for python in /usr/bin/python3 python3; do \
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
