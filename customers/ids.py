@@ -40,8 +40,3 @@ def first_uuid7_at(at: datetime) -> uuid.UUID:
     """Return the smallest UUIDv7 of that millisecond: a bound for range queries."""
     milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)  # whole numbers: a float is off by one at times
     return uuid.UUID(int=milliseconds << 80 | _VERSION_7 | _VARIANT)
-
-
-def time_of(uuid7: uuid.UUID) -> datetime:
-    """Return the instant a UUIDv7 was made for, to the millisecond."""
-    return datetime.fromtimestamp((uuid7.int >> 80) / 1000, tz=UTC)
