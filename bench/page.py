@@ -25,8 +25,6 @@ THREADS = {
     "journal-syncer": "journal syncer",
     "refresher": "refresher",
     "lookup": "key look-ups",
-    "tokio": "transport",
-    "pyreqwest": "transport",
 }
 
 

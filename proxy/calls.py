@@ -16,6 +16,7 @@ any answer. Never after a read timeout.
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -161,6 +162,9 @@ class Call:
                 await self._close_response()
             finally:
                 self._gateway.calls.discard(self)
+                # Optimization: what refers back to the call would keep all of it until the garbage
+                # collector comes round; it would then stop the process for tens of milliseconds.
+                self._body = self._relay = self._channel = None
 
     async def _answer(self) -> None:
         targets = self._gateway.router.order(self._targets)
@@ -207,11 +211,10 @@ class Call:
             extensions={
                 "body": body,
                 "url_text": url_text,
-                "header_texts": headers.texts,
-                "read_ahead": not ask.streamed,
+                "header_block": headers.block,
+                "before_send": partial(self._journal_sent, target),
             },
         )
-        self._journal_sent(target)
         response = await gateway.transport(target).handle_async_request(request)
         self._response = response  # first: what cannot be read must be closed all the same
         self._body = BodyReader(response)
@@ -321,14 +324,17 @@ class Call:
         channel = self._open_channel(response, kind)
         meter = relay.meter
         failure: GatewayError | None = None
+
+        def forward(chunk: bytes) -> bool:
+            forwarded = relay.feed(chunk)
+            if self._first_token_us is None and meter.deltas:
+                self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
+            channel.put(forwarded)
+            return not channel.is_full
+
         try:
-            while (chunk := await body.read_chunk()) is not None:
-                forwarded = relay.feed(chunk)
-                if self._first_token_us is None and meter.deltas:
-                    self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
-                channel.put(forwarded)
-                if channel.is_full:
-                    await channel.wait_for_room(self._gateway.limits.stalled_client_s)
+            while not await body.pour(forward):
+                await channel.wait_for_room(self._gateway.limits.stalled_client_s)
             rest = relay.finish()
             if not meter.is_complete and meter.usage is None:
                 failure = UpstreamFailed(f"Upstream {target.upstream!r} ended the stream before its end.")

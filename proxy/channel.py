@@ -28,10 +28,10 @@ class Channel:
         "is_gone",
     )
 
-    def __init__(self, limit: int, *, on_gone: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, limit: int, *, on_gone: Callable[[], object] | None = None) -> None:
         """on_gone: called once, when the client has left or counts as gone."""
         self._limit = limit
-        self._on_gone = on_gone
+        self._on_gone = on_gone or _nothing
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._ended = False
@@ -66,9 +66,10 @@ class Channel:
         try:
             await asyncio.wait_for(self._writer, seconds)
         except TimeoutError:
+            abandon = self._on_abandon
             self.client_left()
-            if self._on_abandon is not None:
-                self._on_abandon()
+            if abandon is not None:
+                abandon()
         finally:
             self._writer = None
 
@@ -120,12 +121,18 @@ class Channel:
         if self.is_gone:
             return
         self.is_gone = True
-        self._on_gone()
+        on_gone, self._on_gone = self._on_gone, _nothing
+        self._on_abandon = self._write_through = None  # as on_gone, they refer back to us
+        on_gone()
         self._chunks.clear()
         self._size = 0
         for future in (self._writer, self._reader):
             if future is not None:
                 _wake(future)
+
+
+def _nothing() -> None:
+    """Who there is to tell, once all is told."""
 
 
 def _wake(future: asyncio.Future) -> None:

@@ -27,6 +27,7 @@ class DemoTransport(httpx.AsyncBaseTransport):
     """Plays a provider."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions["before_send"]()
         body: dict[str, Any] = msgspec.json.decode(request.extensions["body"])
         path = request.url.path
         prompt = max(1, len(_text_in(body).split()))

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
+from django.db import connection
 
 from billing.estimates import Estimator
 from billing.installation import installation_id
@@ -32,7 +33,7 @@ from proxy.headers import Headers
 from proxy.identification import Identifier
 from proxy.refresher import Refresher
 from proxy.routing import Router
-from proxy.transport import PyreqwestTransport
+from proxy.transport import GatewayTransport
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +128,11 @@ class Gateway:
         self._sweeper = self.loop.create_task(self._sweep())
 
     def _load(self) -> Any:
-        self.refresher.load()
-        return installation_id()
+        try:
+            self.refresher.load()
+            return installation_id()
+        finally:
+            connection.close()  # this thread may not be asked for anything again
 
     def begin_drain(self) -> None:
         """Give the calls under way DRAIN_SECONDS from now; then they are cut. Safe to call twice.
@@ -202,7 +206,7 @@ class Gateway:
         key = (target.connect_timeout_s, target.read_timeout_s)
         transport = self._transports.get(key)
         if transport is None:
-            transport = self._transports[key] = PyreqwestTransport(
+            transport = self._transports[key] = GatewayTransport(
                 connect_timeout_s=key[0], read_timeout_s=key[1]
             )
         return transport

@@ -39,17 +39,23 @@ VERSION_HEADER = (b"x-litellm-version", __version__.encode())
 
 
 class UpstreamHeaders(NamedTuple):
-    """The headers of a request to a provider, in the two forms that sending it takes."""
+    """The headers of a request to a provider: as httpx has them, and as they go over the wire."""
 
     parsed: httpx.Headers
-    texts: list[tuple[str, str]]
+    block: bytes
 
     @classmethod
     def of(cls, headers: Headers) -> "UpstreamHeaders":
-        return cls(
-            httpx.Headers(headers),
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
-        )
+        return cls(httpx.Headers(headers), block(headers))
+
+
+def block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as HTTP/1.1 writes them; a line break within one would begin another, so it goes."""
+    return b"".join(b"%b: %b\r\n" % (_one_line(name), _one_line(value)) for name, value in headers)
+
+
+def _one_line(text: bytes) -> bytes:
+    return text.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 def for_upstream(caller_headers: Iterable[tuple[bytes, bytes]]) -> Headers:

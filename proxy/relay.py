@@ -6,7 +6,7 @@ ask for, or where cost is to be put into it, are whole events awaited and edited
 """
 
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -19,66 +19,74 @@ from proxy.dialects.sse import EventSplitter, data_of
 from proxy.headers import value_of
 from proxy.transport import raw_headers_of
 
-_ONE_READ_BYTES = 65_536
+Sink = Callable[[bytes], bool]
 
 
 class BodyReader:
-    """Reads a response's body chunk by chunk as received, also one compressed against our wish (C3)."""
+    """Reads a response's body as it is received, also one compressed against our wish (C3)."""
 
     def __init__(self, response: httpx.Response) -> None:
         # Our transport hands over chunks directly; any other httpx transport iterates.
-        self._read = getattr(response.stream, "read_chunk", None) or _iterated(response)
-        self._read_some = getattr(response.stream, "read_some", None)
-        headers = raw_headers_of(response)
-        encoding = value_of(b"content-encoding", headers).lower()
-        length = value_of(b"content-length", headers)
-        self._length = int(length) if length.isdigit() and not encoding else None
-        if encoding in (b"", b"identity"):
-            # Optimization: nothing to do per chunk, so no coroutine of ours around the read.
-            self.read_chunk = self._read  # type: ignore[assignment,method-assign]
-        elif encoding in (b"gzip", b"x-gzip", b"deflate"):
+        stream: Any = response.stream
+        self._stream = stream if hasattr(stream, "pour") else _Iterated(stream)
+        encoding = value_of(b"content-encoding", raw_headers_of(response)).lower()
+        self._decoder = None
+        if encoding in (b"gzip", b"x-gzip", b"deflate"):
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two
-        else:
+        elif encoding not in (b"", b"identity"):
             raise httpx.ReadError(f"the answer is encoded as {encoding!r}, which was not asked for")
 
     async def read_chunk(self) -> bytes | None:
         """Return the next bytes, or None at the end. Raises: httpx.TransportError."""
-        while (chunk := await self._read()) is not None:
-            try:
-                decoded = self._decoder.decompress(chunk)
-            except zlib.error as error:
-                raise httpx.ReadError(f"the compressed answer is damaged: {error}") from error
-            if decoded:
+        while (chunk := await self._stream.read_chunk()) is not None:
+            if decoded := self._decoded(chunk):
                 return decoded
         return None
 
     async def read(self, limit: int) -> tuple[bytes, bool]:
         """Return (the body, up to a little more than `limit`; whether that is all)."""
-        # Optimization: a small answer of known length takes one read, not one more to see its end.
-        if self._read_some is not None and self._length is not None and self._length <= _ONE_READ_BYTES:
-            data = await self._read_some(self._length) if self._length else b""
-            if data is not None and len(data) == self._length:
-                return data, True
-        else:
-            data = None
-        chunks = [data] if data else []
-        size = len(data or b"")
+        chunks: list[bytes] = []
+        size = 0
         while size <= limit:
             chunk = await self.read_chunk()
             if chunk is None:
-                return b"".join(chunks), True
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks), True
             chunks.append(chunk)
             size += len(chunk)
         return b"".join(chunks), False
 
+    async def pour(self, sink: Sink) -> bool:
+        """Hand each chunk to `sink` at once. Returns True at the end, False when `sink` said that it is full.
 
-def _iterated(response: httpx.Response) -> Callable[[], Awaitable[bytes | None]]:
-    chunks = response.stream.__aiter__()  # type: ignore[union-attr]
+        Raises: httpx.TransportError.
+        """
+        if self._decoder is None:
+            return await self._stream.pour(sink)
+        return await self._stream.pour(lambda chunk: sink(self._decoded(chunk)))
 
-    async def read_chunk() -> bytes | None:
-        return await anext(chunks, None)
+    def _decoded(self, chunk: bytes) -> bytes:
+        if self._decoder is None:
+            return chunk
+        try:
+            return self._decoder.decompress(chunk)
+        except zlib.error as error:
+            raise httpx.ReadError(f"the compressed answer is damaged: {error}") from error
 
-    return read_chunk
+
+class _Iterated:
+    """The body of a response that another httpx transport made."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._chunks = stream.__aiter__()
+
+    async def read_chunk(self) -> bytes | None:
+        return await anext(self._chunks, None)
+
+    async def pour(self, sink: Sink) -> bool:
+        while (chunk := await self.read_chunk()) is not None:
+            if not sink(chunk):
+                return False
+        return True
 
 
 class StreamRelay:

@@ -1,124 +1,159 @@
 """
-httpx's transport interface over pyreqwest: how a request reaches a provider.
+httpx's transport interface over connections of our own: how a request reaches a provider.
 
 httpx stays our vocabulary (requests, responses, exceptions, `MockTransport` in
-tests); the bytes are moved by reqwest, because httpx's own pool collapses under
-concurrency (docs/decisions/0003-transport.md has the figures). pyreqwest's
-ready-made httpx transport is not used: it reads ahead before handing over a
-stream, decompresses, and adds timeouts up. Here chunks arrive one by one as they
-are received, untouched; no redirect is followed, no proxy is taken from the
-environment, and closing the response closes the connection.
+tests); asyncio and httptools move the bytes, in the event loop and in no other
+thread, because httpx's own pool collapses under concurrency and a client with
+threads of its own wakes the loop for every token (docs/decisions/0003-transport.md
+has the figures). Chunks arrive one by one as they are received, untouched; no
+redirect is followed, no proxy is taken from the environment, nothing is retried,
+and closing a response that is not whole closes its connection.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from datetime import timedelta
+import ssl
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import httpx
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import (
-    ConnectError,
-    ConnectTimeoutError,
-    DetailedPyreqwestError,
-    PoolTimeoutError,
-    PyreqwestError,
-    ReadTimeoutError,
-    RequestTimeoutError,
-    WriteTimeoutError,
-)
-from pyreqwest.http import Url
 
-from proxy.headers import Headers
+from proxy.connection import Connection, Origin
+from proxy.headers import Headers, block
 
 _IDLE_SECONDS = 55  # below the 60 s after which common servers and load balancers hang up
-_IDLE_PER_HOST = 1024
-_READ_AHEAD_BYTES = 65_536
+_SWEEP_SECONDS = 5
 _MAX_REMEMBERED = 1000
+_SENT_BY_US = frozenset((b"host", b"content-length", b"connection", b"transfer-encoding"))
 
 
-class PyreqwestTransport(httpx.AsyncBaseTransport):
-    """Sends httpx requests through reqwest. Timeouts are the client's, set here, never a request's."""
+class _Place(NamedTuple):
+    """Where a URL leads: whom to connect to, and how the request begins."""
+
+    origin: Origin
+    request_line_end: bytes  # after the method
+
+
+class GatewayTransport(httpx.AsyncBaseTransport):
+    """Sends httpx requests. Timeouts are its own, set here, never a request's. Belongs to one event loop."""
 
     def __init__(self, *, connect_timeout_s: float, read_timeout_s: float) -> None:
-        self._urls: dict[str, Url] = {}
-        self._client: Client = (
-            ClientBuilder()
-            .no_proxy()
-            .follow_redirects(False)
-            .error_for_status(False)
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-            .default_cookie_store(False)
-            .connect_timeout(timedelta(seconds=connect_timeout_s))
-            .read_timeout(timedelta(seconds=read_timeout_s))
-            .pool_idle_timeout(timedelta(seconds=_IDLE_SECONDS))
-            .pool_max_idle_per_host(_IDLE_PER_HOST)
-            .tcp_nodelay(True)
-            .build()
-        )
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._all: set[Connection] = set()
+        self._sweep_timer: asyncio.TimerHandle | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send and return once the response's head is there. Raises: httpx.TransportError.
 
         extensions: `body`, the body as bytes, so that it need not be read from a stream;
-        `url_text` and `header_texts`, the URL as text and the headers as pairs of text;
-        `read_ahead`, for an answer not streamed: its body may come with its head.
+        `url_text`, the URL as text; `header_block`, the headers as they go over the wire;
+        `before_send`, called when there is a connection, immediately before the first
+        byte: what it raises keeps the request from being sent.
         """
         extensions = request.extensions
         body = extensions.get("body")
         if body is None:
             body = await request.aread()
-        builder = (
-            self._client.request(request.method, self._url(extensions.get("url_text") or str(request.url)))
-            .headers(extensions.get("header_texts") or request.headers.multi_items())
-            .body_bytes(body)
-            .streamed_read_buffer_limit(_READ_AHEAD_BYTES if extensions.get("read_ahead") else 0)
-        )
-        streamed = builder.build_streamed()
+        place = _place(extensions.get("url_text") or str(request.url))
+        headers = extensions.get("header_block")
+        if headers is None:
+            headers = block(pair for pair in request.headers.raw if pair[0].lower() not in _SENT_BY_US)
+        connection = await self._connection(place.origin, request)
+        head = b"%b%bcontent-length: %d\r\n%b\r\n" % (
+            request.method.encode("ascii"), place.request_line_end, len(body), headers,
+        )  # fmt: skip
+        before_send = extensions.get("before_send")
+        if before_send is not None:
+            try:
+                before_send()
+            except BaseException:
+                self._keep(connection)
+                raise
+        exchange = connection.begin(request, head, body)
         try:
-            response = await streamed.__aenter__()
-        except PyreqwestError as error:
-            raise _as_httpx(error, request) from error
-        if _is_cancelled():
-            await streamed.__aexit__(None, None, None)
-            raise asyncio.CancelledError
-        return RawResponse(
-            response.status, _raw(response.headers), _Stream(streamed, response, request), request
-        )
-
-    def _url(self, url: str) -> Url:
-        """Return reqwest's URL. Optimization: there are a few, and parsing one takes 2 µs."""
-        known = self._urls.get(url)
-        if known is None:
-            if len(self._urls) > _MAX_REMEMBERED:
-                self._urls.clear()
-            known = self._urls[url] = Url(url)
-        return known
+            await exchange.head
+        except asyncio.CancelledError:
+            await exchange.aclose()
+            raise
+        return RawResponse(exchange.status, exchange.headers, exchange, request)
 
     async def aclose(self) -> None:
-        await self._client.close()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        for connection in list(self._all):
+            connection.abort()
+
+    # -- connections ---------------------------------------------------------------------
+
+    async def _connection(self, origin: Origin, request: httpx.Request) -> Connection:
+        """Return a connection for one exchange: the one used last, or a new one."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable:
+                return connection
+        loop = asyncio.get_running_loop()
+        scheme, host, port = origin
+
+        def new() -> Connection:
+            return Connection(
+                loop, origin, read_timeout_s=self._read_timeout_s, on_idle=self._keep, on_lost=self._forget
+            )
+
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, made = await loop.create_connection(
+                    new, host, port, ssl=_tls() if scheme == "https" else None
+                )
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(f"no connection to {host} in time", request=request) from error
+        except (OSError, UnicodeError) as error:
+            raise httpx.ConnectError(f"no connection to {host}: {error}", request=request) from error
+        if made.is_lost:
+            raise httpx.ConnectError(f"{host} hung up at once", request=request)
+        self._all.add(made)
+        return made
+
+    def _keep(self, connection: Connection) -> None:
+        loop = connection.loop
+        connection.idle_since = loop.time()
+        self._idle.setdefault(connection.origin, []).append(connection)
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
+
+    def _forget(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        idle = self._idle.get(connection.origin)
+        if idle and connection in idle:
+            idle.remove(connection)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hang up what has been idle for long."""
+        self._sweep_timer = None
+        oldest = loop.time() - _IDLE_SECONDS
+        for idle in list(self._idle.values()):
+            for connection in [connection for connection in idle if connection.idle_since < oldest]:
+                connection.close()
+        if any(self._idle.values()):
+            self._sweep_timer = loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
 
 
 @lru_cache(maxsize=_MAX_REMEMBERED)
-def _bytes(name: str) -> bytes:
-    return name.encode("latin-1")
+def _place(url_text: str) -> _Place:
+    """Optimization: there are a few URLs, and parsing one takes 20 µs."""
+    url = httpx.URL(url_text)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    host = url.netloc
+    return _Place((url.scheme, url.host, port), b" %b HTTP/1.1\r\nhost: %b\r\n" % (url.raw_path, host))
 
 
-def _raw(headers: Any) -> Headers:
-    try:
-        return [(_bytes(name), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    except ValueError:
-        # A value beyond ASCII, which reqwest does not hand out: leave out that header alone.
-        kept: Headers = []
-        for name in dict.fromkeys(headers.keys()):
-            with suppress(ValueError):
-                kept += [(_bytes(name), value.encode("latin-1")) for value in headers.getall(name)]
-        return kept
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Return the TLS settings that httpx uses: certifi's authorities, or those of SSL_CERT_FILE."""
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class RawResponse(httpx.Response):
@@ -142,78 +177,3 @@ class RawResponse(httpx.Response):
 def raw_headers_of(response: httpx.Response) -> Headers:
     """Return a response's headers as byte pairs, names in lower case where our transport made it."""
     return response.raw_headers if isinstance(response, RawResponse) else response.headers.raw
-
-
-class _Stream(httpx.AsyncByteStream):
-    """The response's body, chunk by chunk as received."""
-
-    def __init__(self, streamed: Any, response: Any, request: httpx.Request) -> None:
-        self._streamed = streamed
-        self._reader = response.body_reader
-        self._request = request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (chunk := await self.read_chunk()) is not None:
-            yield chunk
-
-    async def read_chunk(self) -> bytes | None:
-        """Return the next chunk, or None at the end. Raises: httpx.TransportError."""
-        try:
-            chunk = await self._reader.read_chunk()
-        except PyreqwestError as error:
-            raise _as_httpx(error, self._request) from error
-        if _is_cancelled():
-            raise asyncio.CancelledError
-        return None if chunk is None else bytes(chunk)
-
-    async def read_some(self, amount: int) -> bytes | None:
-        """Return up to `amount` bytes, or None at the end. Raises: httpx.TransportError."""
-        try:
-            data = await self._reader.read(amount)
-        except PyreqwestError as error:
-            raise _as_httpx(error, self._request) from error
-        if _is_cancelled():
-            raise asyncio.CancelledError
-        return None if data is None else bytes(data)
-
-    async def aclose(self) -> None:
-        streamed, self._streamed = self._streamed, None
-        if streamed is not None:  # closing twice is as good as once
-            await streamed.__aexit__(None, None, None)
-
-
-def _is_cancelled() -> bool:
-    """Tell whether this task was cancelled meanwhile.
-
-    pyreqwest loses a cancellation that comes when its result is ready (a third of them
-    in a busy stream): the call would go on, past every limit.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
-    """Return httpx's exception. A read timeout is no connect timeout: only the latter is unbilled."""
-    kind: type[httpx.TransportError]
-    if isinstance(error, ConnectError | ConnectTimeoutError) and not _was_connecting(error):
-        # pyreqwest blames the connection for all that goes wrong before the answer's head.
-        kind = httpx.ReadTimeout if isinstance(error, ConnectTimeoutError) else httpx.ReadError
-    elif isinstance(error, ConnectTimeoutError):
-        kind = httpx.ConnectTimeout
-    elif isinstance(error, PoolTimeoutError):
-        kind = httpx.PoolTimeout
-    elif isinstance(error, WriteTimeoutError):
-        kind = httpx.WriteTimeout
-    elif isinstance(error, ReadTimeoutError | RequestTimeoutError):
-        kind = httpx.ReadTimeout
-    elif isinstance(error, ConnectError):
-        kind = httpx.ConnectError
-    else:
-        kind = httpx.ReadError
-    return kind(error.message, request=request)
-
-
-def _was_connecting(error: DetailedPyreqwestError) -> bool:
-    """Tell whether there was no connection yet: hyper's name for that is in the chain of causes."""
-    causes = error.details["causes"] or ()
-    return any(cause["message"] == "client error (Connect)" for cause in causes)

@@ -97,9 +97,11 @@ class Provider(httpx.AsyncBaseTransport):
         return cls(chunks, kind="text/event-stream", **options)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        if not isinstance(self._error, httpx.ConnectError | httpx.ConnectTimeout):
+            request.extensions["before_send"]()
         self.requests.append(request)
         self.on_request()
-        await asyncio.sleep(0)
         if self._error is not None:
             raise self._error
         if self._holds_head:

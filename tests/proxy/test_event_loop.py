@@ -156,6 +156,27 @@ def test_no_proxied_route_touches_the_database_or_another_thread_in_the_loop(dat
     assert booked == 2 * 7
 
 
+def test_a_finished_call_is_gone_without_the_garbage_collector(database, settings):
+    """Its rounds stop the loop for tens of milliseconds: nothing of a call may wait for one."""
+    from proxy.calls import Call
+
+    async def main() -> None:
+        call = {"model": "gpt-4o-mini", "messages": HELLO}
+        bearer = {"authorization": f"Bearer {settings.MASTER_KEY}"}
+        async with running_application() as client:
+            for given in (call, {**call, "stream": True}, {**call, "fake": {"status": 500}}):
+                await client.post(CHAT, json=given, headers=bearer)
+            await asyncio.sleep(0.1)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        assert [thing for thing in gc.get_objects() if isinstance(thing, Call)] == []
+    finally:
+        gc.enable()
+
+
 def test_the_guard_itself_bites(database):
     from customers.models import Customer
 

@@ -1,8 +1,7 @@
 """
 A cancelled read ends, also where the provider's next bytes come in the same instant.
 
-pyreqwest alone loses about every third such cancellation; a call would then go on
-past its grace and its time limit.
+Else a call would go on past its grace and its time limit.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ import contextlib
 import httpx
 from django.test import SimpleTestCase
 
-from proxy.transport import PyreqwestTransport
+from proxy.transport import GatewayTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -40,7 +39,7 @@ async def _cancel_many(count: int) -> int:
 
     server = await asyncio.start_server(stream, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    transport = PyreqwestTransport(connect_timeout_s=5, read_timeout_s=30)
+    transport = GatewayTransport(connect_timeout_s=5, read_timeout_s=30)
     went_on = sum([await _reads_on_when_cancelled(transport, url) for _ in range(count)])
     await transport.aclose()
     server.close()
@@ -48,7 +47,7 @@ async def _cancel_many(count: int) -> int:
     return went_on
 
 
-async def _reads_on_when_cancelled(transport: PyreqwestTransport, url: str) -> bool:
+async def _reads_on_when_cancelled(transport: GatewayTransport, url: str) -> bool:
     is_cancelled = read_on = False
 
     async def read() -> None:
