@@ -20,7 +20,7 @@ from django.db import connection, transaction
 from billing.journal import Position
 from billing.models import SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
-from billing.records import CallRecords, Closed
+from billing.records import CallRecords, Closed, Opened
 
 _SPENT_NOTHING = frozenset({SpendLog.Status.FAILURE, SpendLog.Status.REFUSED, SpendLog.Status.NOT_SENT})
 
@@ -214,14 +214,22 @@ def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
     totals: dict[tuple[str, str], list[int]] = {}
     for call in calls:
         amounts = _amounts(call)
-        for holder in _holders(call):
+        cost, charge, count, failed, unpriced, prompt, completion, started_us = amounts
+        for holder in _holders(call.opened):
             total = totals.get(holder)
             if total is None:
-                totals[holder] = amounts.copy()
-            else:
-                total[:7] = map(int.__add__, total, amounts[:7])
-                if amounts[7] > total[7]:
-                    total[7] = amounts[7]
+                totals[holder] = [*amounts]
+                continue
+            # Optimization: eight times per call; a loop over the columns takes three times as long.
+            total[0] += cost
+            total[1] += charge
+            total[2] += count
+            total[3] += failed
+            total[4] += unpriced
+            total[5] += prompt
+            total[6] += completion
+            if started_us > total[7]:
+                total[7] = started_us
     rows = [(*holder, *amounts[:7], _timestamp(amounts[7])) for holder, amounts in sorted(totals.items())]
     names = [name for _, name in _TOTAL_COLUMNS]
     table = SpendTotal._meta.db_table
@@ -238,9 +246,9 @@ def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
     )
 
 
-def _amounts(call: CallRecords) -> list[int]:
+def _amounts(call: CallRecords) -> tuple[int, ...]:
     closed, usage = call.closed, call.closed.usage
-    return [
+    return (
         closed.cost_nano or 0,
         closed.charge_nano or 0,
         1,
@@ -249,27 +257,36 @@ def _amounts(call: CallRecords) -> list[int]:
         usage.prompt_tokens,
         usage.completion_tokens,
         call.opened.started_us,
-    ]
-
-
-def _holders(call: CallRecords) -> Iterable[tuple[str, str]]:
-    """Yield (type, id) of everyone this call's spend counts for."""
-    opened = call.opened
-    yield (HolderType.GATEWAY.value, GATEWAY_ID)
-    yield (
-        HolderType.KEY.value,
-        MASTER_KEY_ID if opened.key_id is None else str(uuid.UUID(bytes=opened.key_id)),
     )
+
+
+# Optimization: an enum's value takes a tenth of a microsecond to look up, and a call has eight.
+_GATEWAY = (HolderType.GATEWAY.value, GATEWAY_ID)
+_TEAM, _TEAM_MEMBER = HolderType.TEAM.value, HolderType.TEAM_MEMBER.value
+_USER, _KEY = HolderType.USER.value, HolderType.KEY.value
+_CUSTOMER, _TAG = HolderType.CUSTOMER.value, HolderType.TAG.value
+
+
+def _holders(opened: Opened) -> list[tuple[str, str]]:
+    """Return (type, id) of everyone a call's spend counts for."""
+    holders = [_GATEWAY, (_KEY, MASTER_KEY_ID if opened.key_id is None else _written(opened.key_id))]
     if opened.team_id:
-        yield (HolderType.TEAM.value, opened.team_id)
+        holders.append((_TEAM, opened.team_id))
         if opened.user_id:
-            yield (HolderType.TEAM_MEMBER.value, team_member_id(opened.team_id, opened.user_id))
+            holders.append((_TEAM_MEMBER, team_member_id(opened.team_id, opened.user_id)))
     if opened.user_id:
-        yield (HolderType.USER.value, opened.user_id)
+        holders.append((_USER, opened.user_id))
     if opened.customer_id:
-        yield (HolderType.CUSTOMER.value, opened.customer_id)
+        holders.append((_CUSTOMER, opened.customer_id))
     for tag in opened.tags:
-        yield (HolderType.TAG.value, tag)
+        holders.append((_TAG, tag))
+    return holders
+
+
+@lru_cache(maxsize=4096)
+def _written(key_id: bytes) -> str:
+    # Optimization: there are a few keys, and writing a UUID takes a microsecond.
+    return str(uuid.UUID(bytes=key_id))
 
 
 def _insert_many(
@@ -293,11 +310,24 @@ def _insert_many(
         select = values.format(**{name: name for name in names})
         cursor.execute(
             f"{insert} SELECT {select} FROM unnest({arrays}) AS given({', '.join(names)}) {conflict}",
-            [list(column) for column in zip(*rows, strict=True)],
+            [_array(column) for column in zip(*rows, strict=True)],
         )
     else:
         select = values.format(**dict.fromkeys(names, "%s"))
         cursor.executemany(f"{insert} VALUES ({select}) {conflict}", rows)
+
+
+def _array(column: Sequence[str | int | None]) -> str:
+    """Return a column as PostgreSQL writes arrays. Optimization: psycopg takes 2 µs for each value."""
+    return "{" + ",".join([_element(value) for value in column]) + "}"
+
+
+def _element(value: str | int | None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)
 
 
 # -- what cannot be booked as it is --------------------------------------------------

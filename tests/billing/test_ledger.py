@@ -1,5 +1,6 @@
 """The ledger: rows, customers and totals of one booking, and bookings that meet."""
 
+import json
 import random
 import threading
 import uuid
@@ -118,6 +119,16 @@ class RowTests(TestCase):
         book_calls(make_call(at=at))
 
         self.assertEqual(SpendLog.objects.get().started_at, at)
+
+    def test_ids_of_every_kind_are_counted_under_their_own_name(self):
+        """They travel in one text per column: nothing in them may end it, or begin the next."""
+        names = ['"', "\\", 'a","b', "{}", "NULL", "null", "a,b", " a ", "ü\t\n"]
+
+        book_calls(*[make_call(customer_id=name, tags=[name]) for name in names])
+
+        for holder_type in ("customer", "tag"):
+            counted = SpendTotal.objects.filter(holder_type=holder_type).values_list("holder_id", "calls")
+            self.assertEqual(dict(counted), dict.fromkeys(names, 1))
 
     def test_text_of_every_script_comes_back_as_it_was(self):
         text = "Ünïcødé 漢字 🙂 \\ \" ' \t \\N \\."
@@ -366,11 +377,22 @@ class MeetingTests(TransactionTestCase):
                 book_calls(*[make_call(customer_id=name) for name in order])
 
         customers = [
-            params[0] for sql, params in statements if sql.startswith("INSERT INTO customers_customer")
+            _values(params[0])
+            for sql, params in statements
+            if sql.startswith("INSERT INTO customers_customer")
         ]
-        holders = [list(zip(*params[:2], strict=True)) for sql, params in statements if "spendtotal" in sql]
+        holders = [
+            list(zip(*map(_values, params[:2]), strict=True))
+            for sql, params in statements
+            if "spendtotal" in sql
+        ]
         self.assertEqual(customers, [names, names])
         self.assertEqual(holders, [sorted(holders[0]), sorted(holders[0])])
+
+
+def _values(array: str) -> list[str]:
+    """Return the elements of an array as PostgreSQL reads it."""
+    return json.loads(f"[{array[1:-1]}]")
 
 
 class QuarantineTests(TestCase):
