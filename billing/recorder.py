@@ -1,7 +1,7 @@
 """
 The recorder: takes finished calls from journals and has the ledger book them.
 
-One thread per web process. It books the process's own journal every 200 ms, adopts
+One thread per web process. It books the process's own journal every 50 ms, adopts
 the journals of processes that died, and removes what was booked long ago. When the
 database is away it waits: the journal grows, callers notice nothing. A second
 thread, the syncer, brings the journal to the disk every 50 ms.

@@ -82,7 +82,7 @@ JOURNAL_DIR = Path(env.text("JOURNAL_DIR", str(VAR_DIR / "journal")))
 JOURNAL_SYNC = env.choice("JOURNAL_SYNC", "interval", ("interval", "always"))
 JOURNAL_KEEP_DAYS = env.number("JOURNAL_KEEP_DAYS", 7)
 JOURNAL_KEEP_BYTES = int(env.number("JOURNAL_KEEP_MB", 2048) * 1024 * 1024)
-RECORDER_SECONDS = env.number("RECORDER_SECONDS", 0.2, minimum=0.01)
+RECORDER_SECONDS = env.number("RECORDER_SECONDS", 0.05, minimum=0.01)
 RECORDER_BATCH = env.integer("RECORDER_BATCH", 1000, minimum=1)
 
 # -- Django ----------------------------------------------------------------------
