@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+from zoneinfo import ZoneInfo
 
 # A server that vanishes without a word is noticed within half a minute, not the system's
 # quarter of an hour: until then the recorder would wait, and no change be read.
@@ -70,6 +71,14 @@ def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise BadSetting(f"{name}={value!r}: write one of {', '.join(allowed)}")
     return value
+
+
+def time_zone(name: str, default: str) -> ZoneInfo:
+    value = text(name, default)
+    try:
+        return ZoneInfo(value)
+    except (LookupError, ValueError, OSError):  # unknown; no relative path; a folder of zones
+        raise BadSetting(f"{name}={value!r}: write an IANA name such as UTC or Europe/Berlin") from None
 
 
 def names(name: str, default: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from customers.models.budget import Budget
 from customers.models.change import Change, ChangeCounter, TrackedModel, record_changes
 from customers.models.customer import Customer
+from customers.models.gateway import GatewayLimits
 from customers.models.key import VirtualKey
 from customers.models.tag import Tag
 from customers.models.team import Team, TeamMembership
@@ -13,6 +14,7 @@ __all__ = [
     "Change",
     "ChangeCounter",
     "Customer",
+    "GatewayLimits",
     "Tag",
     "Team",
     "TeamMembership",

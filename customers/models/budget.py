@@ -1,9 +1,17 @@
 """A budget: a reusable tier of limits that holders attach to."""
 
+import json
 import uuid
+from decimal import Decimal
+from typing import Any
 
+from django.core.exceptions import ValidationError
+from django.core.serializers.json import DjangoJSONEncoder
+from django.core.validators import MinValueValidator
 from django.db import models
 
+from customers.durations import Duration, parse_duration
+from customers.model_limits import ModelLimit, read_model_limits
 from customers.models.change import TrackedModel
 from customers.money import UsdField
 
@@ -12,22 +20,52 @@ def new_budget_id() -> str:
     return str(uuid.uuid4())
 
 
+def validate_duration(text: str) -> None:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
+class ExactDecoder(json.JSONDecoder):
+    """Reads JSON's numbers with all their digits: an amount typed into a form is no float."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "parse_float": Decimal})
+
+
 class Budget(TrackedModel):
-    """A tier of limits. What is spent of it lives in `billing.BudgetPeriod`, never here."""
+    """A tier of limits. What is spent of it lives in `billing.BudgetPeriod`, never here.
+
+    `soft_budget` only warns, so it may be above `max_budget`.
+    """
 
     class Mode(models.TextChoices):
         STANDARD = "standard", "standard: hold the typical answer"
         STRICT = "strict", "strict: hold the worst case"
 
     id = models.CharField("budget id", primary_key=True, max_length=255, default=new_budget_id)
-    max_budget = UsdField("max budget, USD", null=True, blank=True)
-    soft_budget = UsdField("soft budget, USD", null=True, blank=True)
-    budget_duration = models.CharField(max_length=20, blank=True)
+    max_budget = UsdField("max budget, USD", null=True, blank=True, validators=[MinValueValidator(0)])
+    soft_budget = UsdField("soft budget, USD", null=True, blank=True, validators=[MinValueValidator(0)])
+    budget_duration = models.CharField(
+        max_length=20,
+        blank=True,
+        validators=[validate_duration],
+        help_text="1d, 1w, 1mo, 12h, … or daily, weekly, monthly; empty: for all time.",
+    )
     mode = models.CharField(max_length=10, choices=Mode, default=Mode.STANDARD)
     rpm_limit = models.PositiveBigIntegerField("requests per minute", null=True, blank=True)
     tpm_limit = models.PositiveBigIntegerField("tokens per minute", null=True, blank=True)
     max_parallel_requests = models.PositiveIntegerField(null=True, blank=True)
-    model_max_budget = models.JSONField(default=dict, blank=True)
+    model_max_budget = models.JSONField(
+        "limits by model",
+        default=dict,
+        blank=True,
+        encoder=DjangoJSONEncoder,
+        decoder=ExactDecoder,
+        help_text='Each optional: {"gpt-4o": {"budget_limit": "5", "time_period": "1d", "rpm_limit": 60, '
+        '"tpm_limit": 100000}}.',
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -39,3 +77,18 @@ class Budget(TrackedModel):
 
     def __str__(self) -> str:
         return self.id
+
+    def clean(self) -> None:
+        try:
+            limits = self.model_limits()
+        except ValidationError as error:
+            raise ValidationError({"model_max_budget": error}) from None
+        self.model_max_budget = {model: limit.as_json() for model, limit in limits.items()}
+
+    def duration(self) -> Duration | None:
+        """Return the duration, None: for all time. Raises: ValueError on a row saved without `full_clean`."""
+        return parse_duration(self.budget_duration) if self.budget_duration else None
+
+    def model_limits(self) -> dict[str, ModelLimit]:
+        """Return the limits by model name. Raises: ValidationError on a row saved without `full_clean`."""
+        return read_model_limits(self.model_max_budget)

@@ -42,6 +42,15 @@ class VirtualKey(TrackedModel):
     blocked = models.BooleanField(default=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     budget = models.ForeignKey(Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="keys")
+    customer_budget = models.ForeignKey(
+        Budget,
+        verbose_name="budget of its customers",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="keys_defaulting_customers",
+        help_text="Limits each customer of this key that has no budget of its own.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
