@@ -3,7 +3,8 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import Error, Tags, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from redis.connection import parse_url
 
 
 @register(Tags.security, deploy=True)  # `manage.py serve` runs the deployment checks
@@ -44,6 +45,32 @@ def one_process_on_sqlite(app_configs: Any, **kwargs: Any) -> list[Error]:
                 f"WEB_WORKERS={settings.WEB_WORKERS}, but SQLite serves one web process.",
                 hint="Set WEB_WORKERS=1, or DATABASE_URL=postgres://….",
                 id="proxy.E003",
+            )
+        ]
+    return []
+
+
+@register
+def rate_limits_are_shared(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if not settings.REDIS_URL:
+        if settings.WEB_WORKERS == 1:
+            return []
+        return [
+            Warning(
+                f"Without REDIS_URL each of the {settings.WEB_WORKERS} web processes enforces its own share "
+                "of every rate limit.",
+                hint="Set REDIS_URL=redis://…, or WEB_WORKERS=1.",
+                id="proxy.W001",
+            )
+        ]
+    try:
+        parse_url(settings.REDIS_URL)
+    except ValueError:
+        return [
+            Error(
+                "REDIS_URL cannot be used.",
+                hint="Write redis://[user:password@]host:port/number, rediss://… or unix://path.",
+                id="proxy.E005",
             )
         ]
     return []

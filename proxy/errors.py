@@ -5,6 +5,8 @@ Everything that can be answered instead of a model's answer.
     ├── Unauthenticated 401   InvalidKey, ExpiredKey, KeyBlocked, TeamBlocked
     ├── Forbidden 403         ModelNotAllowed, CustomerBlocked, WrongPayer
     ├── BadCall 400           UnknownModel; NotFound 404, MethodNotAllowed 405, BodyTooLarge 413
+    ├── RateLimited 429
+    ├── OverBudget 400        (setting) BudgetExceeded, NotUnderStrictBudget, UnpricedUnderBudget
     ├── UpstreamFailed 502    UpstreamTimeout 504
     └── Unavailable 503       DatabaseAway, JournalAway
 
@@ -13,6 +15,7 @@ Types and message fragments are the ones that LiteLLM's clients match on (contra
 """
 
 from http import HTTPStatus
+from typing import Any
 
 
 class GatewayError(Exception):
@@ -28,6 +31,8 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = message
         self.headers = headers or {}
+        self.details: dict[str, Any] = {}  # more fields of the answer, as JSON takes them
+        self.refusal: dict[str, Any] | None = None  # what the call's row says of a limit
         if param is not None:
             self.param = param
 
@@ -103,6 +108,38 @@ class BodyTooLarge(GatewayError):
 class BodyTimeout(GatewayError):
     status = HTTPStatus.REQUEST_TIMEOUT
     type = "invalid_request_error"
+
+
+class RateLimited(GatewayError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "rate_limit_error"
+
+
+class OverBudget(GatewayError):
+    """A budget's refusal: never 429, which SDKs and agents retry without a word."""
+
+    type = "budget_exceeded"
+
+    def __init__(self, message: str, *, status: int, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.status = HTTPStatus(status)
+
+
+class BudgetExceeded(OverBudget):
+    pass
+
+
+class NotUnderStrictBudget(OverBudget):
+    """The call could cost more than anybody can tell before."""
+
+    type = "invalid_request_error"
+
+
+class UnpricedUnderBudget(OverBudget):
+    """The model has no price, and the call a budget."""
+
+    type = "invalid_request_error"
+    param = "model"
 
 
 class UpstreamFailed(GatewayError):

@@ -1,5 +1,6 @@
 """Run the web server: `manage.py serve`."""
 
+import os
 import sys
 from typing import Any
 
@@ -22,6 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, workers: int, **options: Any) -> None:
         settings.WEB_WORKERS = workers
+        os.environ["WEB_WORKERS"] = str(workers)  # the workers read their settings again
         problems = [
             problem
             for problem in run_checks(include_deployment_checks=True, databases=["default"])
