@@ -1,7 +1,7 @@
 """
 The ledger: writes finished calls to the database, exactly once, in one transaction.
 
-    fence → spend logs → customers → totals        (lock order: docs/locking.md)
+    fence → spend logs → customers → totals → typical outputs → holds → periods
 
 The fence moves the journal's checkpoint from where it is known to be; of two
 recorders only one succeeds. Sums are integers of nano-dollars. Reading the journal
@@ -17,16 +17,22 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import connection, transaction
 
+from billing.bulk import array, timestamp, uuid_text
 from billing.journal import Position
 from billing.models import SpendLog, SpendTotal
-from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
+from billing.models.spend_total import holders
 from billing.records import CallRecords, Closed, Opened
+from billing.settlement import learn_typical_outputs, settle
 
 _SPENT_NOTHING = frozenset({SpendLog.Status.FAILURE, SpendLog.Status.REFUSED, SpendLog.Status.NOT_SENT})
 
 
 class LostFence(Exception):
     """Another recorder moved this journal's checkpoint: what we read must not be booked by us."""
+
+
+class HoldGone(Exception):
+    """A call that was to be booked by its estimate holds nothing any more."""
 
 
 class Booking(NamedTuple):
@@ -46,14 +52,34 @@ def book(booking: Booking) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         move_checkpoint(cursor, booking.journal_id, booking.before, booking.behind)
         if booking.calls:
-            _insert_logs(cursor, booking.calls)
-            _upsert_customers(cursor, booking.calls)
-            _add_totals(cursor, booking.calls)
+            _write(cursor, booking.calls)
+
+
+def book_estimates(calls: Sequence[CallRecords]) -> None:
+    """Book calls whose journal may never come, in return for their holds.
+
+    Raises: HoldGone where a call no longer holds anything: it was released, or settled
+    by its journal; any database error. Nothing is written then.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        settled = _write(cursor, calls)
+        if len(settled) != len(calls):
+            raise HoldGone
+
+
+def _write(cursor: Any, calls: Sequence[CallRecords]) -> set[bytes]:
+    """Write the calls, in the order of docs/locking.md. Returns: the ids of those that held something."""
+    holders_of = [_holders(call.opened) for call in calls]
+    _insert_logs(cursor, calls)
+    _upsert_customers(cursor, calls)
+    _add_totals(cursor, calls, holders_of)
+    learn_typical_outputs(cursor, calls)
+    return settle(cursor, calls, holders_of)
 
 
 def move_checkpoint(cursor: Any, journal_id: uuid.UUID, before: Position, behind: Position) -> None:
     """The fence: take the checkpoint from `before` to `behind`. Raises: LostFence."""
-    journal, now = _uuid(journal_id.bytes), datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
+    journal, now = uuid_text(journal_id.bytes), datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
     if before == Position(0, 0):
         cursor.execute(
             "INSERT INTO billing_journalcheckpoint (journal_id, segment, position, finished, updated_at) "
@@ -105,9 +131,9 @@ def _log_row(call: CallRecords) -> tuple:
     opened, closed = call.opened, call.closed
     first_token_us = closed.first_token_us
     return (
-        _uuid(opened.call_id),
-        _timestamp(opened.started_us),
-        _timestamp(closed.ended_us),
+        uuid_text(opened.call_id),
+        timestamp(opened.started_us),
+        timestamp(closed.ended_us),
         opened.dialect,
         opened.streamed,
         closed.status,
@@ -115,7 +141,7 @@ def _log_row(call: CallRecords) -> tuple:
         closed.error_type,
         closed.error_message,
         opened.customer_id,
-        None if opened.key_id is None else _uuid(opened.key_id),
+        None if opened.key_id is None else uuid_text(opened.key_id),
         opened.team_id,
         opened.user_id,
         _to_json(opened.tags).decode() if opened.tags else "[]",
@@ -143,23 +169,6 @@ def _log_row(call: CallRecords) -> tuple:
         opened.request_body,
         closed.response_body,
     )
-
-
-def _uuid(raw: bytes) -> str:
-    """Return a UUID as both databases take it: SQLite stores 32 hex digits, PostgreSQL reads them."""
-    return raw.hex()
-
-
-def _timestamp(us: int) -> str:
-    """Return Unix microseconds as naive UTC: SQLite stores that, PostgreSQL's session is in UTC."""
-    second, fraction = divmod(us, 1_000_000)
-    return f"{_second(second)}.{fraction:06d}"
-
-
-@lru_cache(maxsize=1024)
-def _second(at_s: int) -> str:
-    # Optimization: the calls of a batch fall into a few seconds.
-    return datetime.fromtimestamp(at_s, UTC).replace(tzinfo=None).isoformat(" ")
 
 
 def _milliseconds(us: int) -> int:
@@ -209,13 +218,15 @@ _TOTAL_COLUMNS = (
 )
 
 
-def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
+def _add_totals(
+    cursor: Any, calls: Iterable[CallRecords], holders_of: Iterable[list[tuple[str, str]]]
+) -> None:
     """Add each call to the all-time totals of every holder it has."""
     totals: dict[tuple[str, str], list[int]] = {}
-    for call in calls:
+    for call, behind in zip(calls, holders_of, strict=True):
         amounts = _amounts(call)
         cost, charge, count, failed, unpriced, prompt, completion, started_us = amounts
-        for holder in _holders(call.opened):
+        for holder in behind:
             total = totals.get(holder)
             if total is None:
                 totals[holder] = [*amounts]
@@ -230,7 +241,7 @@ def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
             total[6] += completion
             if started_us > total[7]:
                 total[7] = started_us
-    rows = [(*holder, *amounts[:7], _timestamp(amounts[7])) for holder, amounts in sorted(totals.items())]
+    rows = [(*holder, *amounts[:7], timestamp(amounts[7])) for holder, amounts in sorted(totals.items())]
     names = [name for _, name in _TOTAL_COLUMNS]
     table = SpendTotal._meta.db_table
     later = "GREATEST" if connection.vendor == "postgresql" else "MAX"
@@ -242,7 +253,9 @@ def _add_totals(cursor: Any, calls: Iterable[CallRecords]) -> None:
         rows,
         ", ".join(f"{{{name}}}" for name in names),
         f"ON CONFLICT (holder_type, holder_id) DO UPDATE SET {added}, "
-        f"last_call_at = {later}({table}.last_call_at, EXCLUDED.last_call_at)",
+        # A total that was made for a budget period has seen no call yet.
+        f"last_call_at = {later}(COALESCE({table}.last_call_at, EXCLUDED.last_call_at), "
+        "EXCLUDED.last_call_at)",
     )
 
 
@@ -260,27 +273,14 @@ def _amounts(call: CallRecords) -> tuple[int, ...]:
     )
 
 
-# Optimization: an enum's value takes a tenth of a microsecond to look up, and a call has eight.
-_GATEWAY = (HolderType.GATEWAY.value, GATEWAY_ID)
-_TEAM, _TEAM_MEMBER = HolderType.TEAM.value, HolderType.TEAM_MEMBER.value
-_USER, _KEY = HolderType.USER.value, HolderType.KEY.value
-_CUSTOMER, _TAG = HolderType.CUSTOMER.value, HolderType.TAG.value
-
-
 def _holders(opened: Opened) -> list[tuple[str, str]]:
-    """Return (type, id) of everyone a call's spend counts for."""
-    holders = [_GATEWAY, (_KEY, MASTER_KEY_ID if opened.key_id is None else _written(opened.key_id))]
-    if opened.team_id:
-        holders.append((_TEAM, opened.team_id))
-        if opened.user_id:
-            holders.append((_TEAM_MEMBER, team_member_id(opened.team_id, opened.user_id)))
-    if opened.user_id:
-        holders.append((_USER, opened.user_id))
-    if opened.customer_id:
-        holders.append((_CUSTOMER, opened.customer_id))
-    for tag in opened.tags:
-        holders.append((_TAG, tag))
-    return holders
+    return holders(
+        key_id=None if opened.key_id is None else _written(opened.key_id),
+        team_id=opened.team_id,
+        user_id=opened.user_id,
+        customer_id=opened.customer_id,
+        tags=opened.tags,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -310,24 +310,11 @@ def _insert_many(
         select = values.format(**{name: name for name in names})
         cursor.execute(
             f"{insert} SELECT {select} FROM unnest({arrays}) AS given({', '.join(names)}) {conflict}",
-            [_array(column) for column in zip(*rows, strict=True)],
+            [array(column) for column in zip(*rows, strict=True)],
         )
     else:
         select = values.format(**dict.fromkeys(names, "%s"))
         cursor.executemany(f"{insert} VALUES ({select}) {conflict}", rows)
-
-
-def _array(column: Sequence[str | int | None]) -> str:
-    """Return a column as PostgreSQL writes arrays. Optimization: psycopg takes 2 µs for each value."""
-    return "{" + ",".join([_element(value) for value in column]) + "}"
-
-
-def _element(value: str | int | None) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return str(value)
 
 
 # -- what cannot be booked as it is --------------------------------------------------
@@ -380,9 +367,7 @@ def rehearse(call: CallRecords) -> None:
     """Write one call and undo it. Raises: what the database has against it."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            _insert_logs(cursor, [call])
-            _upsert_customers(cursor, [call])
-            _add_totals(cursor, [call])
+            _write(cursor, [call])
             raise _Undo
     except _Undo:
         return

@@ -13,7 +13,7 @@ the whole call, decided by all prompt tokens. No query, clock or setting here.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -66,6 +66,12 @@ class ResolvedPrice:
     price_id: int
     base: Rates
     tiers: tuple[tuple[int, Rates], ...] = ()  # (above this many prompt tokens, rates), ascending
+    is_free: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        rates = (self.base, *(tier for _, tier in self.tiers))
+        costs = any(any(rate.per_mtok) or rate.per_web_search or rate.per_request for rate in rates)
+        object.__setattr__(self, "is_free", not costs)
 
     def rates_for(self, usage: Usage) -> Rates:
         rates = self.base
@@ -90,6 +96,18 @@ class ResolvedPrice:
             return self.cost_nano(Usage(input_uncached=input_tokens, output_text=output_tokens))
         per_mtok = self.base.per_mtok
         return _half_even(input_tokens * per_mtok[0] + output_tokens * per_mtok[4]) + self.base.per_request
+
+    def worst_rates(self, input_tokens: int, *, writes_cache: bool) -> tuple[int, int, int]:
+        """Return the dearest (input rate, output rate, price per request) that so many tokens may meet.
+
+        writes_cache: the call may have its input written to the provider's cache.
+        """
+        all_rates = [self.base, *(rates for above, rates in self.tiers if input_tokens > above)]
+        return (
+            max(max(rates.per_mtok[: 4 if writes_cache else 2]) for rates in all_rates),
+            max(max(rates.per_mtok[4:6]) for rates in all_rates),
+            max(rates.per_request for rates in all_rates),
+        )
 
     def explain(self, usage: Usage) -> list[CostPart]:
         """Return the lines whose costs add up to `cost_nano(usage)`, by largest remainder (M2)."""
@@ -139,8 +157,8 @@ def _decimals(tier: Mapping[str, Any]) -> dict[str, Decimal]:
 
 def _rates(given: Mapping[str, Decimal | None]) -> Rates:
     per_mtok: dict[str, int] = {}
-    for bucket, (field, stand_in) in _RATE_OF_BUCKET.items():
-        rate = given[field]
+    for bucket, (name, stand_in) in _RATE_OF_BUCKET.items():
+        rate = given[name]
         if rate is not None:
             per_mtok[bucket] = int(rate * NANO_PER_USD)
         else:
@@ -192,6 +210,12 @@ class PriceBook:
             if since <= at_s:
                 return price
         return None
+
+    def dearest(self, provider: str, *, at_s: float) -> ResolvedPrice | None:
+        """Return the provider's price with the highest rate of output, then input; None if it has none."""
+        known = (self.find(provider, model, at_s=at_s) for model in self.models.get(provider, ()))
+        prices = [price for price in known if price is not None]
+        return max(prices, key=lambda price: (price.base.per_mtok[4], price.base.per_mtok[0]), default=None)
 
     def _canonical_name(self, provider: str, model: str) -> str | None:
         if self._canonical_model is None:

@@ -37,10 +37,12 @@ from billing.journal import (
     segment_path,
     segments_of,
 )
+from billing.leases import SWEEP_SECONDS, HoldSweep, book_late, release_unopened
 from billing.ledger import Booking, LostFence
 from billing.models import JournalCheckpoint
 from billing.partitions import ensure_partitions
 from billing.records import CallRecords, Closed, Opened, Record, Sent, interrupted
+from billing.write_turn import WriteTurn
 from customers.ids import uuid7_at
 
 logger = logging.getLogger(__name__)
@@ -119,8 +121,10 @@ class JournalReader:
 
 def _without_opened(closed: Closed) -> CallRecords:
     """Return a row for a `closed` whose `opened` lay in damaged bytes: the cost must not vanish."""
+    # When it started its id says, too: it must count in the period that its row is found in.
+    started_us = int.from_bytes(closed.call_id[:6], "big") * 1000
     opened = Opened(
-        call_id=closed.call_id, started_us=closed.ended_us, dialect="unknown", model="", streamed=False
+        call_id=closed.call_id, started_us=started_us, dialect="unknown", model="", streamed=False
     )
     return CallRecords(opened, closed)
 
@@ -177,13 +181,24 @@ class JournalBooker:
         storable = []
         for call in calls:
             if call.opened.call_id in present:
-                logger.critical("call %s is in the log already; not booked again", call.opened.call_id.hex())
+                self._book_present(call)
                 continue
             present.add(call.opened.call_id)  # a batch may hold a call twice, too
             problem = self._problem_with(call)
             storable.append(call if problem is None else ledger.quarantined(call, problem))
         ledger.book(Booking(self._journal_id, storable, self.booked, behind))
         self.booked = behind
+
+    def _book_present(self, call: CallRecords) -> None:
+        """Correct the row that a call has already, where it was booked because its lease ran out (H2)."""
+        call_id = call.opened.call_id.hex()
+        try:
+            if book_late(call, at=datetime.now(UTC)):
+                logger.warning("call %s was booked by its estimate before: booked the difference", call_id)
+                return
+        except (DataError, OverflowError) as error:
+            logger.error("call %s: its difference cannot be booked: %s", call_id, error)
+        logger.critical("call %s is in the log already; not booked again", call_id)
 
     def _problem_with(self, call: CallRecords) -> str | None:
         """Try to write one call, undo it, and return what the database said against it."""
@@ -230,7 +245,9 @@ def adopt_orphan(orphan: Orphan, installation_id: uuid.UUID, *, batch: int) -> i
     count = 0
     while booked_now := booker.book_next(batch):
         count += booked_now
-    JournalCheckpoint.objects.filter(pk=orphan.id).update(finished=True)
+    release_unopened(orphan.id)
+    # Also where it holds no call: an admission of that process may still commit.
+    JournalCheckpoint.objects.update_or_create(pk=orphan.id, defaults={"finished": True})
     logger.info(
         "adopted journal %s: booked %d calls, %d of them were open", orphan.id, count, len(unfinished)
     )
@@ -304,6 +321,7 @@ class Recorder(threading.Thread):
         batch: int,
         keep_days: float,
         keep_bytes: int,
+        turn: WriteTurn | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__(name="recorder", daemon=True)
@@ -313,6 +331,7 @@ class Recorder(threading.Thread):
         self._batch = batch
         self._keep_days = keep_days
         self._keep_bytes = keep_bytes
+        self._turn = turn or WriteTurn()
         self._clock = clock
         self._reader = JournalReader(journal.path, installation_id)
         self._booker = JournalBooker(journal.id, self._reader)
@@ -322,6 +341,8 @@ class Recorder(threading.Thread):
         self._stop_event = threading.Event()
         self._next_adoption = 0.0
         self._next_housekeeping = 0.0
+        self._hold_sweep = HoldSweep()
+        self._next_sweep = 0.0
         self.booked_calls = 0
         self.last_error: str | None = None
         self.failing_since: float | None = None
@@ -338,6 +359,10 @@ class Recorder(threading.Thread):
             path.stat().st_size for number in range(booked.segment, end.segment)
             if (path := segment_path(self._journal.path, number)).exists()
         )  # fmt: skip
+
+    def has_caught_up(self) -> bool:
+        """Tell whether all that was journaled while the database was away is booked."""
+        return self.failing_since is None
 
     def run(self) -> None:
         while not self._stop_event.wait(self._interval):
@@ -375,6 +400,7 @@ class Recorder(threading.Thread):
         return True
 
     def _failed(self, message: str, error: Exception, *, exc_info: bool = False) -> None:
+        self._hold_sweep.lost_database()
         if self.failing_since is None:
             self.failing_since = time.monotonic()
             logger.error(message, error, exc_info=exc_info)
@@ -390,10 +416,17 @@ class Recorder(threading.Thread):
         if now >= self._next_adoption:
             self._adopt_orphans()
             self._next_adoption = time.monotonic() + ADOPT_SECONDS
+        if now >= self._next_sweep:
+            self._next_sweep = time.monotonic() + SWEEP_SECONDS
+            self._hold_sweep.run()
 
     def _book_own(self) -> None:
         until = self._journal.synced
-        while booked := self._booker.book_next(self._batch, until=until):
+        while True:
+            with self._turn.of_booking():
+                booked = self._booker.book_next(self._batch, until=until)
+            if not booked:
+                break
             self.booked_calls += booked
 
     def _adopt_orphans(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models.expressions import Combinable
 
 NANO_PER_USD = 1_000_000_000
 _PLACES = 9
@@ -52,6 +53,10 @@ class UsdField(models.BigIntegerField):
     In SQL arithmetic the database sees the nano-dollars: say `Value(amount, UsdField())`,
     and wrap a result that is read in `ExpressionWrapper(…, UsdField())`.
     """
+
+    # For the type checker: what may be written to and is read from a model's attribute.
+    _pyi_private_set_type: Decimal | int | Combinable  # type: ignore[assignment]
+    _pyi_private_get_type: Decimal  # type: ignore[assignment]
 
     description = "An exact amount of USD"
 

@@ -1,12 +1,16 @@
 """What it cost, and who is told."""
 
-from billing.models.budget_period import BudgetPeriod, Hold
+from billing.models.adjustment import Adjustment
+from billing.models.budget_period import BudgetPeriod
+from billing.models.hold import Hold
 from billing.models.journal_checkpoint import Installation, JournalCheckpoint
 from billing.models.price import Price
 from billing.models.spend_log import SpendLog
 from billing.models.spend_total import HolderType, SpendTotal
+from billing.models.typical_output import TypicalOutput
 
 __all__ = [
+    "Adjustment",
     "BudgetPeriod",
     "Hold",
     "HolderType",
@@ -15,4 +19,5 @@ __all__ = [
     "Price",
     "SpendLog",
     "SpendTotal",
+    "TypicalOutput",
 ]

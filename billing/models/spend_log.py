@@ -3,27 +3,15 @@
 import uuid
 
 from django.conf import settings
-from django.db import connections, models
-from django.db.models.expressions import RawSQL
+from django.db import models
 
+from billing.models.attributed import AttributedQuerySet, loose_foreign_key
 from billing.usage import Usage
 from customers.ids import first_uuid7_at
 from customers.money import UsdField
 
 
-class SpendLogQuerySet(models.QuerySet):
-    def with_tag(self, tag: str) -> "SpendLogQuerySet":
-        """Return calls that carry `tag`."""
-        if connections[self.db].vendor == "postgresql":
-            return self.filter(tags__contains=[tag])  # the GIN index on tags
-        return self.filter(
-            RawSQL(
-                "EXISTS (SELECT 1 FROM json_each(billing_spendlog.tags) WHERE json_each.value = %s)",
-                [tag],
-                output_field=models.BooleanField(),
-            )
-        )
-
+class SpendLogQuerySet(AttributedQuerySet):
     def started_between(self, start, end) -> "SpendLogQuerySet":
         """Return calls admitted in [start, end), by the primary key (and so by partition)."""
         logs = self
@@ -32,23 +20,6 @@ class SpendLogQuerySet(models.QuerySet):
         if end is not None:
             logs = logs.filter(pk__lt=first_uuid7_at(end))
         return logs
-
-
-def _loose_foreign_key(to, related_name: str) -> models.ForeignKey:
-    """Return a reference without a database constraint.
-
-    The ledger must be able to book whatever a journal holds, also for a key that
-    was purged meanwhile; and no row of a partitioned log may hold up a delete.
-    """
-    return models.ForeignKey(
-        to,
-        null=True,
-        blank=True,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        db_index=False,
-        related_name=related_name,
-    )
 
 
 class SpendLog(models.Model):
@@ -85,10 +56,10 @@ class SpendLog(models.Model):
     error_type = models.CharField(max_length=60, blank=True)
     error_message = models.CharField(max_length=500, blank=True)
 
-    customer = _loose_foreign_key("customers.Customer", "spend_logs")
-    key = _loose_foreign_key("customers.VirtualKey", "spend_logs")
-    team = _loose_foreign_key("customers.Team", "spend_logs")
-    user = _loose_foreign_key(settings.AUTH_USER_MODEL, "spend_logs")
+    customer = loose_foreign_key("customers.Customer", "spend_logs")
+    key = loose_foreign_key("customers.VirtualKey", "spend_logs")
+    team = loose_foreign_key("customers.Team", "spend_logs")
+    user = loose_foreign_key(settings.AUTH_USER_MODEL, "spend_logs")
     tags = models.JSONField(default=list)
     session_id = models.CharField(max_length=255, blank=True)
     user_agent = models.CharField(max_length=255, blank=True)
@@ -118,7 +89,7 @@ class SpendLog(models.Model):
     input_image = models.BigIntegerField(default=0)
     output_image = models.BigIntegerField(default=0)
     web_searches = models.BigIntegerField(default=0)
-    price = _loose_foreign_key("billing.Price", "spend_logs")
+    price = loose_foreign_key("billing.Price", "spend_logs")
     cost = UsdField("cost, USD", null=True)
     charge = UsdField("charge, USD", null=True)
 

@@ -1,7 +1,10 @@
 """All-time totals, one row per holder, written by the ledger alone."""
 
+from collections.abc import Iterable
+
 from django.db import models
 
+from billing.models.ledger_model import LedgerModel
 from customers.money import UsdField
 
 
@@ -26,7 +29,29 @@ def team_member_id(team_id: str, user_id: str) -> str:
     return f"{team_id}\n{user_id}"  # no id contains a line break
 
 
-class SpendTotal(models.Model):
+def holders(
+    *,
+    key_id: str | None,
+    team_id: str | None,
+    user_id: str | None,
+    customer_id: str | None,
+    tags: Iterable[str],
+) -> list[tuple[str, str]]:
+    """Return (type, id) of everyone a call's spend counts for. key_id: as `str(UUID)` writes it."""
+    found = [(HolderType.GATEWAY.value, GATEWAY_ID), (HolderType.KEY.value, key_id or MASTER_KEY_ID)]
+    if team_id:
+        found.append((HolderType.TEAM.value, team_id))
+        if user_id:
+            found.append((HolderType.TEAM_MEMBER.value, team_member_id(team_id, user_id)))
+    if user_id:
+        found.append((HolderType.USER.value, user_id))
+    if customer_id:
+        found.append((HolderType.CUSTOMER.value, customer_id))
+    found += [(HolderType.TAG.value, tag) for tag in tags]
+    return found
+
+
+class SpendTotal(LedgerModel):
     """What one holder ever spent. In a table of its own, so that no form can write it back (H11)."""
 
     holder_type = models.CharField(max_length=12, choices=HolderType)

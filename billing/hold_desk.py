@@ -1,0 +1,219 @@
+"""
+The hold desk: the one thread of a web process that asks the database for holds.
+
+    event loop: await desk.admit(ask) ─► queue ─► thread: one transaction for all that wait
+
+A call that comes alone is asked for at once. Where several come together, each next
+transaction waits a few milliseconds for more: one transaction for twenty calls costs
+little more than for one. The desk renews the leases of its process, and gives back what was granted to a call
+that no longer waits. While the database is away it says so at once; when it is back,
+leases are renewed and the journal is drained before anybody is admitted (H1).
+"""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import NamedTuple
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
+
+from billing import holds
+from billing.holds import Ask, Granted, Refused
+from billing.periods import KnownPeriods
+from billing.write_turn import WriteTurn
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = 75.0
+RENEW_SECONDS = 20.0
+_BATCH = 64
+_AWAY_SECONDS = 1.0  # after a failure nobody is asked for so long
+_IDLE_SECONDS = 0.5
+_GATHER_SECONDS = 0.003  # for more asks, where the last batch had at least so many:
+_GATHER_FROM = 3
+
+Decision = Granted | Refused
+
+
+class HoldsAway(Exception):
+    """The database cannot be asked for holds right now."""
+
+
+class _Waiting(NamedTuple):
+    ask: Ask
+    future: asyncio.Future[Decision]
+
+
+class HoldDesk(threading.Thread):
+    """Admits the calls of one process until stopped."""
+
+    def __init__(
+        self,
+        journal_id: uuid.UUID,
+        loop: asyncio.AbstractEventLoop,
+        turn: WriteTurn,
+        *,
+        is_drained: Callable[[], bool] = lambda: True,
+        lease_s: float = LEASE_SECONDS,
+    ) -> None:
+        """is_drained: whether what was journaled while the database was away is booked."""
+        super().__init__(name="hold-desk", daemon=True)
+        self._journal_id = journal_id
+        self._loop = loop
+        self._turn = turn
+        self._is_drained = is_drained
+        self._lease_s = lease_s
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._known = KnownPeriods()
+        self._to_release: set[bytes] = set()  # granted perhaps, and not wanted
+        self._renew_at = time.monotonic() + RENEW_SECONDS
+        self._away_until = 0.0
+        self._last_size = 0
+        self._has_granted = False
+        self._is_recovering = False
+        self.last_error: str | None = None
+
+    async def admit(self, ask: Ask) -> Decision:
+        """Return what becomes of a call. Raises: HoldsAway. Cancelled, it holds nothing."""
+        future: asyncio.Future[Decision] = self._loop.create_future()
+        self._queue.put(_Waiting(ask, future))
+        return await future
+
+    def stop(self) -> None:
+        self._queue.put(None)
+        self.join(timeout=10)
+
+    # -- the thread ------------------------------------------------------------------
+
+    def run(self) -> None:
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                break
+            if batch:
+                self._serve(batch)
+            self._keep_house()
+        with contextlib.suppress(DatabaseError, InterfaceError):
+            self._release()
+        connection.close()
+
+    def _next_batch(self) -> list[_Waiting] | None:
+        """Wait for somebody, then take all that wait. Returns: None to end."""
+        batch: list[_Waiting] = []
+        with contextlib.suppress(queue.Empty):
+            while len(batch) < _BATCH:
+                waiting = self._queue.get_nowait() if batch else self._queue.get(timeout=_IDLE_SECONDS)
+                if waiting is not None and not batch and self._last_size >= _GATHER_FROM:
+                    time.sleep(_GATHER_SECONDS)
+                if waiting is None:
+                    self._answer([(each, HoldsAway("The gateway is shutting down.")) for each in batch])
+                    return None
+                batch.append(waiting)
+        self._last_size = len(batch)
+        return [waiting for waiting in batch if not waiting.future.cancelled()]
+
+    def _serve(self, batch: list[_Waiting]) -> None:
+        if self._is_away():
+            self._answer([(waiting, HoldsAway("The database cannot be reached.")) for waiting in batch])
+            return
+        try:
+            decisions = self._admit([waiting.ask for waiting in batch])
+        except Exception as error:
+            if len(batch) > 1 and not _is_away(error):
+                # One of them is at fault: it must not take the others with it.
+                for waiting in batch:
+                    self._serve([waiting])
+                return
+            self._failed(batch, error)
+            return
+        self._has_granted = True
+        self._answer(list(zip(batch, decisions, strict=True)))
+
+    def _admit(self, asks: list[Ask]) -> list[Decision]:
+        with self._turn.of_admission():
+            return holds.admit(asks, lease_s=self._lease_s, known=self._known)
+
+    def _failed(self, batch: list[_Waiting], error: Exception) -> None:
+        # The answer to the commit may be what was lost.
+        self._to_release.update(waiting.ask.call_id for waiting in batch)
+        self._note_away(error)
+        self._answer([(waiting, HoldsAway(str(error))) for waiting in batch])
+
+    def _note_away(self, error: Exception) -> None:
+        connection.close()
+        if self.last_error is None:
+            logger.error("holds cannot be made: %s", error, exc_info=not _is_away(error))
+        self.last_error = type(error).__name__
+        self._away_until = time.monotonic() + _AWAY_SECONDS
+        self._is_recovering = True
+
+    def _is_away(self) -> bool:
+        """Tell whether to refuse at once; after an outage, renew and wait for the journal first."""
+        if time.monotonic() < self._away_until:
+            return True
+        if not self._is_recovering:
+            return False
+        try:
+            self._renew()
+            self._release()
+        except Exception as error:
+            self._note_away(error)
+            return True
+        if not self._is_drained():
+            return True
+        self._is_recovering = False
+        self.last_error = None
+        logger.warning("holds can be made again")
+        return False
+
+    def _answer(self, answers: list[tuple[_Waiting, Decision | HoldsAway]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._resolve, answers)
+
+    def _resolve(self, answers: list[tuple[_Waiting, Decision | HoldsAway]]) -> None:
+        """In the event loop: hand out what was decided."""
+        for waiting, decision in answers:
+            if waiting.future.done():
+                if isinstance(decision, Granted):
+                    self.give_back(waiting.ask.call_id)
+            elif isinstance(decision, HoldsAway):
+                waiting.future.set_exception(decision)
+            else:
+                waiting.future.set_result(decision)
+
+    def give_back(self, call_id: bytes) -> None:
+        """Have the holds of a call released that will never be journaled. From the event loop."""
+        self._to_release.add(call_id)
+
+    # -- between batches -----------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        try:
+            if self._to_release and time.monotonic() >= self._away_until:
+                self._release()
+            if time.monotonic() >= self._renew_at and self._has_granted:
+                self._renew()
+        except Exception as error:
+            self._note_away(error)
+
+    def _renew(self) -> None:
+        with self._turn.of_admission():
+            holds.renew(self._journal_id, lease_s=self._lease_s)
+        self._renew_at = time.monotonic() + RENEW_SECONDS
+
+    def _release(self) -> None:
+        if not self._to_release:
+            return
+        given_back = list(self._to_release)
+        with self._turn.of_admission():
+            holds.release(given_back)
+        self._to_release.difference_update(given_back)
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, OperationalError | InterfaceError)

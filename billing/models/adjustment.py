@@ -1,0 +1,42 @@
+"""A correction of what was booked. Spend logs never change; sums move by rows like these (M3)."""
+
+from django.conf import settings
+from django.db import models
+
+from billing.models.attributed import AttributedQuerySet, loose_foreign_key
+from billing.models.ledger_model import LedgerModel
+from customers.money import UsdField
+
+
+class Adjustment(LedgerModel):
+    """A difference to what one spend log says, booked when it became known.
+
+    It moves the all-time totals of everyone behind the call, the figures of the day it
+    is booked on, and those budget periods which contain the call's start and still ran
+    then: [counts_from, ends_at) contains `started_at`, and `booked_at` is before
+    `ends_at`. What has ended stays closed.
+    """
+
+    class Reason(models.TextChoices):
+        LATE_JOURNAL = "late_journal", "late journal: the call had been booked by its estimate"
+        REPRICING = "repricing", "re-pricing"
+        INITIAL_SPEND = "initial_spend", "initial spend"
+
+    log_id = models.UUIDField(null=True, db_index=True)  # null: of no call of ours. Read per corrected call
+    started_at = models.DateTimeField(db_index=True)  # the log's; read where a period is first used
+    booked_at = models.DateTimeField()
+    reason = models.CharField(max_length=20, choices=Reason)
+    note = models.CharField(max_length=500, blank=True)
+    customer = loose_foreign_key("customers.Customer", "adjustments")
+    key = loose_foreign_key("customers.VirtualKey", "adjustments")
+    team = loose_foreign_key("customers.Team", "adjustments")
+    user = loose_foreign_key(settings.AUTH_USER_MODEL, "adjustments")
+    tags = models.JSONField(default=list)
+    model = models.CharField(max_length=255, blank=True)
+    cost = UsdField("cost, USD")
+    charge = UsdField("charge, USD")
+
+    objects = AttributedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.cost} for {self.log_id or self.get_reason_display()}"

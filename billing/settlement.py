@@ -1,0 +1,116 @@
+"""
+Settlement: what booked calls do to the budget periods of their holders.
+
+In the ledger's transaction, behind the totals, whose locks keep the bounds of these
+holders' periods as they are. The holds of a call go, and what it cost is added to
+every period that contains its start, hold or no hold (H5). An unpriced call's holds
+become `provisional` instead (H7). Period rows are written last, as sums (H10).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from billing.bulk import given, uuid_text
+from billing.holds import Returned, leave_provisional, take_holds
+from billing.models import SpendLog
+from billing.periods import Moves, running_periods
+from billing.records import CallRecords
+
+_KEEP_RECENT = 1000  # calls; with more, both counters of a typical output are halved
+
+
+def settle(
+    cursor: Any, calls: Sequence[CallRecords], holders: Sequence[Sequence[tuple[str, str]]]
+) -> set[bytes]:
+    """Settle the calls and return the ids of those that held something.
+
+    holders: (type, id) of everyone behind each call, in the order of `calls`.
+    """
+    if not _are_there_periods(cursor):
+        return set()
+    moves = Moves()
+    returned = _return_holds(cursor, calls, moves)
+    _add_spent(cursor, calls, holders, moves)
+    moves.write(cursor)
+    return {hold.call_id for hold in returned}
+
+
+def _are_there_periods(cursor: Any) -> bool:
+    # Optimization: where nobody has a budget, this is all that settlement costs.
+    cursor.execute("SELECT 1 FROM billing_budgetperiod LIMIT 1")
+    return cursor.fetchone() is not None
+
+
+def _return_holds(cursor: Any, calls: Iterable[CallRecords], moves: Moves) -> list[Returned]:
+    priced: list[tuple[str]] = []
+    unpriced: list[tuple[str]] = []
+    for call in calls:
+        ids = priced if call.closed.cost_nano is not None else unpriced
+        ids.append((uuid_text(call.opened.call_id),))
+    gone = take_holds(cursor, *_of_calls(priced)) if priced else []
+    for hold in gone:
+        moves.add(hold.period_id, held=-hold.amount_nano)
+    left = leave_provisional(cursor, *_of_calls(unpriced)) if unpriced else []
+    for hold in left:
+        moves.add(hold.period_id, held=-hold.amount_nano, provisional=hold.amount_nano)
+    return gone + left
+
+
+def _of_calls(call_ids: list[tuple[str]]) -> tuple[str, list[Any]]:
+    source = given((("uuid", "call_id"),), call_ids)
+    return f"hold.call_id IN (SELECT call_id FROM {source.sql})", source.parameters
+
+
+def _add_spent(
+    cursor: Any, calls: Sequence[CallRecords], holders: Sequence[Sequence[tuple[str, str]]], moves: Moves
+) -> None:
+    spending = [
+        (call, of_call)
+        for call, of_call in zip(calls, holders, strict=True)
+        if call.closed.cost_nano or call.closed.charge_nano
+    ]
+    if not spending:
+        return
+    starts = [call.opened.started_us for call, _ in spending]
+    everyone = {holder for _, of_call in spending for holder in of_call}
+    periods = running_periods(cursor, everyone, from_us=min(starts), to_us=max(starts))
+    if not periods:
+        return
+    for call, of_call in spending:
+        opened, closed = call.opened, call.closed
+        for holder in of_call:
+            for period in periods.get(holder, ()):
+                if period.counts(opened.started_us, opened.model):
+                    moves.add(period.id, cost=closed.cost_nano or 0, charge=closed.charge_nano or 0)
+
+
+def learn_typical_outputs(cursor: Any, calls: Iterable[CallRecords]) -> None:
+    """Add the calls whose usage the provider reported to the figures of their models (H8)."""
+    seen: dict[str, list[int]] = {}
+    for call in calls:
+        closed = call.closed
+        if closed.usage_source == _BY_PROVIDER and closed.status == _SUCCESS and closed.upstream_model:
+            figures = seen.setdefault(closed.upstream_model, [0, 0])
+            figures[0] += 1
+            figures[1] += closed.usage.completion_tokens
+    if not seen:
+        return
+    source = given(
+        (("text", "upstream_model"), ("bigint", "calls"), ("bigint", "output_tokens")),
+        [(model, *figures) for model, figures in sorted(seen.items())],
+    )
+    halved = ", ".join(
+        f"{name} = (known.{name} + EXCLUDED.{name}) "
+        f"/ CASE WHEN known.calls + EXCLUDED.calls > {_KEEP_RECENT} THEN 2 ELSE 1 END"
+        for name in ("calls", "output_tokens")
+    )
+    cursor.execute(
+        "INSERT INTO billing_typicaloutput AS known (upstream_model, calls, output_tokens) "
+        f"SELECT upstream_model, calls, output_tokens FROM {source.sql} WHERE TRUE "
+        f"ON CONFLICT (upstream_model) DO UPDATE SET {halved}",
+        source.parameters,
+    )
+
+
+_SUCCESS = SpendLog.Status.SUCCESS.value
+_BY_PROVIDER = SpendLog.UsageSource.PROVIDER.value
