@@ -1,17 +1,20 @@
 """
-What can refuse a call before it is sent, top to bottom.
+What can refuse a call before it is sent, top to bottom, and what limits it.
 
 Blocked keys and teams were refused with the key (`authentication.py`). Everything
-here is decided from memory.
+here is decided from memory; what a limit says, the call finds out for itself
+(`calls.py`), for that may take a moment in which its client may leave.
 """
 
 from typing import TYPE_CHECKING
 
+from customers.ids import uuid7_text
 from proxy.callers import Caller
 from proxy.catalog import Target
 from proxy.dialects.base import Ask, Dialect
 from proxy.errors import BadCall, CustomerBlocked, ModelNotAllowed, TeamModelNotAllowed, UnknownModel
 from proxy.identification import Attribution
+from proxy.tiers import Behind, CallLimits, holders
 
 if TYPE_CHECKING:
     from proxy.gateway import Gateway
@@ -27,6 +30,31 @@ def admit(
     _check_customer(gateway, origin.customer_id)
     _check_models(caller, ask.model)
     return _targets(gateway, dialect, ask.model)
+
+
+def limits_of(
+    gateway: "Gateway", ask: Ask, caller: Caller, origin: Attribution, started_us: int
+) -> CallLimits:
+    """Return the rate limits and budgets that the call has to fit under."""
+    callers = gateway.callers
+    customer_id = origin.customer_id
+    customer_tier = None
+    if customer_id is not None:
+        rule = callers.customer_rules.get(customer_id)
+        customer_tier = (rule.tier if rule is not None else None) or caller.customer_tier
+    behind = Behind(
+        None if caller.key_id is None else uuid7_text(caller.key_id),
+        caller.key_name,
+        caller.tier,
+        caller.team_id,
+        caller.team_tier,
+        origin.user_id,
+        customer_id,
+        customer_tier,
+        origin.tags,
+    )
+    who = holders(callers.tiers, behind, user_pays_in_team=gateway.limits.user_pays_in_team)
+    return gateway.limits_of_holders.find(who, ask.model, started_us)
 
 
 def may_use(caller: Caller, model: str) -> bool:

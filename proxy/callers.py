@@ -2,7 +2,8 @@
 Who may call: an in-process copy of keys, teams and customers, kept fresh by changes.
 
 Keys are loaded when first seen and reloaded when anything that shapes them changes;
-of the customers only the exceptions (blocked, own budget) are kept. The refresher
+of the customers only the exceptions (blocked, own budget) are kept, and of all others
+whose budgets count (users, team members, tags, the gateway) just those. The refresher
 (`refresher.py`) reads the change log twice a second. While the database is away,
 what is known stays known for the setting's hard life; a key that is not known is
 then "come back later" (503), never "invalid" (401): see C5.
@@ -20,8 +21,9 @@ import msgspec
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
-from customers.models import Customer, VirtualKey
+from customers.models import Customer, GatewayLimits, Tag, TeamMembership, User, VirtualKey
 from proxy.errors import DatabaseAway
+from proxy.tiers import Tier, Tiers, tier_of
 
 _MAX_KEYS = 100_000
 _MAX_UNKNOWN = 10_000
@@ -43,6 +45,9 @@ class Caller(msgspec.Struct, frozen=True):
     team_blocked: bool = False
     expires_at_s: float | None = None
     fixed_customer_id: str | None = None
+    tier: Tier | None = None
+    team_tier: Tier | None = None
+    customer_tier: Tier | None = None  # of its customers that have none of their own
 
 
 MASTER = Caller(is_master=True)
@@ -52,6 +57,7 @@ class CustomerRule(msgspec.Struct, frozen=True):
     """What is particular about one customer."""
 
     blocked: bool = False
+    tier: Tier | None = None
 
 
 class Callers:
@@ -65,6 +71,7 @@ class Callers:
         self._reloads = 0
         self._mutex = threading.Lock()  # guards the count against a key that is being remembered
         self.customer_rules: dict[str, CustomerRule] = {}
+        self.tiers = Tiers()
         self.fresh_at = time.monotonic()
 
     def known(self, token_hash: str) -> Caller | None:
@@ -121,14 +128,40 @@ class Callers:
                 self._keys.pop(token_hash, None)
         self._unknown.clear()
 
+    def reload_tiers(self) -> None:
+        """Read again who else has a budget: the gateway, users, team members, tags."""
+        limits = GatewayLimits.objects.select_related("budget", "customer_budget").first()
+        users = User.objects.filter(budget__isnull=False).select_related("budget")
+        members = TeamMembership.objects.filter(budget__isnull=False).select_related("budget")
+        tags = Tag.objects.filter(budget__isnull=False).select_related("budget")
+        self.tiers = Tiers(
+            gateway=tier_of(limits.budget) if limits else None,
+            customer=tier_of(limits.customer_budget) if limits else None,
+            users={user.pk: tier for user in users if (tier := tier_of(user.budget))},
+            members={
+                (member.team_id, member.user_id): tier
+                for member in members
+                if (tier := tier_of(member.budget))
+            },
+            tags={tag.pk: tier for tag in tags if (tier := tier_of(tag.budget))},
+        )
+
+    def reload_customers_of_budgets(self, budget_ids: Iterable[str]) -> None:
+        """Read the customers of these budgets again."""
+        customers = Customer.objects.filter(budget_id__in=list(budget_ids))
+        self.reload_customers(customers.values_list("pk", flat=True))
+
     def reload_customers(self, ids: Iterable[str] | None = None) -> None:
         """Read the exceptional customers again: those of `ids`, or all."""
-        customers = Customer.objects.exceptional()
+        customers = Customer.objects.exceptional().select_related("budget")
         if ids is None:
             self.customer_rules = {customer.pk: _rule(customer) for customer in customers.iterator()}
             return
         ids = list(ids)
-        found = {customer.pk: _rule(customer) for customer in customers.filter(pk__in=ids)}
+        found: dict[str, CustomerRule] = {}
+        for start in range(0, len(ids), 1000):
+            some = customers.filter(pk__in=ids[start : start + 1000])
+            found.update({customer.pk: _rule(customer) for customer in some})
         for customer_id in ids:
             if customer_id in found:
                 self.customer_rules[customer_id] = found[customer_id]
@@ -138,7 +171,11 @@ class Callers:
 
 def load_callers(token_hashes: list[str]) -> dict[str, Caller]:
     """Read keys from the database. One query; not for the event loop."""
-    keys = VirtualKey.objects.listed().filter(token_hash__in=token_hashes).select_related("team")
+    keys = (
+        VirtualKey.objects.listed()
+        .filter(token_hash__in=token_hashes)
+        .select_related("budget", "customer_budget", "team__budget")
+    )
     return {key.token_hash: _caller(key) for key in keys}
 
 
@@ -157,11 +194,14 @@ def _caller(key: VirtualKey) -> Caller:
         team_blocked=bool(team and (team.blocked or team.deleted_at)),
         expires_at_s=key.expires_at.timestamp() if key.expires_at else None,
         fixed_customer_id=key.customer_id if is_fixed else None,
+        tier=tier_of(key.budget),
+        team_tier=tier_of(team.budget) if team else None,
+        customer_tier=tier_of(key.customer_budget),
     )
 
 
 def _rule(customer: Customer) -> CustomerRule:
-    return CustomerRule(blocked=customer.blocked)
+    return CustomerRule(blocked=customer.blocked, tier=tier_of(customer.budget))
 
 
 def _in_thread(query: Callable) -> Callable:

@@ -1,7 +1,7 @@
 """
 The call task: one proxied call from its first record to its last.
 
-    opened → sent → answer → usage → price → closed
+    limits → opened → sent → answer → usage → price → closed
 
 It is a task of its own, held by the gateway's registry: whatever happens to the
 client's request, the call is read to its end (or to the end of the grace) and
@@ -22,16 +22,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import msgspec
 
+from billing import holds
+from billing.hold_desk import HoldsAway
+from billing.holds import Granted, Refused
 from billing.journal import JournalFull
 from billing.pricing import ResolvedPrice
 from billing.records import Closed, Opened, Sent
 from billing.usage import NO_USAGE, Usage
 from customers.money import NANO_PER_USD, from_nano
 from customers.text import clean_line
+from proxy import budgets
 from proxy.catalog import Target
 from proxy.channel import Channel
 from proxy.dialects.base import Ask, Dialect, Meter, UnreadableAnswer
-from proxy.errors import GatewayError, JournalAway, Unavailable, UpstreamFailed, UpstreamTimeout
+from proxy.errors import (
+    DatabaseAway,
+    GatewayError,
+    JournalAway,
+    OverBudget,
+    RateLimited,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
 from proxy.headers import (
     VERSION_HEADER,
     Headers,
@@ -41,7 +54,9 @@ from proxy.headers import (
     safe,
     value_of,
 )
+from proxy.rate_limits.limiter import NOTHING_TAKEN
 from proxy.relay import BodyReader, StreamRelay
+from proxy.tiers import UNLIMITED, CallLimits
 from proxy.transport import raw_headers_of
 
 if TYPE_CHECKING:
@@ -51,7 +66,9 @@ logger = logging.getLogger(__name__)
 
 MAX_METERED_BYTES = 64 * 1024 * 1024  # of one plain answer; beyond it usage is estimated
 _ERROR_BYTES = 1024 * 1024
+_LOOKS, _LOOK_SECONDS = 2, 0.1  # at a budget that only holds fill; bookings take half of that
 _MAX_REMEMBERED = 1000
+_UNBOUNDED = 1 << 62  # tokens
 _JSON = b"application/json"
 _IDENTITY = (b"accept-encoding", b"identity")
 
@@ -97,6 +114,10 @@ class Call:
     _relay: StreamRelay | None = None
     _channel: Channel | None = None
     _first_token_us: int | None = None
+    _taken = NOTHING_TAKEN
+    _granted: Granted | None = None
+    _expectation: tuple[Target, Sent] | None = None
+    _output_limit: int | None = None  # set by a strict budget where the call sets none
 
     def __init__(
         self,
@@ -106,6 +127,7 @@ class Call:
         opened: Opened,
         call_id: str,
         targets: tuple[Target, ...],
+        limits: CallLimits,
         caller_headers: Headers,
         query: str,
     ) -> None:
@@ -117,6 +139,7 @@ class Call:
         self._opened = opened
         self._call_id = call_id
         self._targets = targets
+        self._limits = limits
         self._caller_headers = caller_headers
         self._query = query
         self._attempts: list[dict[str, Any]] = []
@@ -146,6 +169,8 @@ class Call:
         try:
             if self._cut_reason:
                 raise asyncio.CancelledError
+            if self._limits is not UNLIMITED:
+                await self._fit_under_limits()
             await self._answer()
         except GatewayError as error:
             self._refuse(error)
@@ -156,6 +181,7 @@ class Call:
             self._refuse(GatewayError("The gateway failed on this call; its log names the call's id."))
         finally:
             self._can_be_cancelled = False
+            self._taken.undo()  # what a call took that never got as far as to be closed
             if self._channel is not None:
                 self._channel.end()
             try:
@@ -165,6 +191,71 @@ class Call:
                 # Optimization: what refers back to the call would keep all of it until the garbage
                 # collector comes round; it would then stop the process for tens of milliseconds.
                 self._body = self._relay = self._channel = None
+
+    # -- limits ----------------------------------------------------------------------
+
+    async def _fit_under_limits(self) -> None:
+        """Take what rate limits ask for, then hold what it may cost. Raises: RateLimited, OverBudget, …"""
+        gateway, limits = self._gateway, self._limits
+        if limits.rules:
+            expected = self._expected(self._targets[0])
+            self._taken = await gateway.rate_limiter.take(
+                self._opened.call_id,
+                limits.rules,
+                input_tokens=expected.estimated_input,
+                output_tokens=expected.estimated_output,
+            )
+        if limits.claims:
+            amount = budgets.amount_of(
+                gateway, self._dialect, self._ask, self._targets, limits, at_s=self._started_s
+            )
+            if amount is not None:
+                await self._hold(amount)
+
+    async def _hold(self, amount: budgets.Amount) -> None:
+        """Have the amount held. Raises: BudgetExceeded, DatabaseAway."""
+        opened, limits = self._opened, self._limits
+        ask = holds.Ask(
+            opened.call_id,
+            opened.started_us,
+            self._gateway.journal.id,
+            limits.claims,
+            amount.nano,
+            holds.Attribution.of(opened, self._expected(self._targets[0])),
+            amount.token_nano,
+            amount.least_tokens,
+            amount.most_tokens,
+        )
+        decision = await self._decision(ask)
+        if isinstance(decision, Refused):
+            raise budgets.refusal(decision, limits, status=self._gateway.limits.budget_status)
+        self._granted = decision
+        if decision is not None and amount.most_tokens:
+            self._output_limit = decision.units
+            self._expectation = None  # the answer is shorter than was expected
+
+    async def _decision(self, ask: holds.Ask) -> Granted | Refused | None:
+        """Ask for holds; None: the database is away and the setting says to go on without.
+
+        Where nothing but holds is in the way, those of calls that have just ended may be
+        about to be settled: look again before a call is refused that fits.
+        """
+        try:
+            decision = await self._gateway.hold_desk.admit(ask)
+            for _ in range(_LOOKS):
+                if isinstance(decision, Granted) or not budgets.only_holds_are_in_the_way(decision):
+                    break
+                await asyncio.sleep(_LOOK_SECONDS)
+                decision = await self._gateway.hold_desk.admit(ask)
+            return decision
+        except HoldsAway as error:
+            if self._gateway.limits.budgets_open_when_away:
+                return None
+            raise DatabaseAway(
+                "The gateway's database cannot be reached, so budgets cannot be checked; try again later."
+            ) from error
+
+    # -- the attempts ------------------------------------------------------------------
 
     async def _answer(self) -> None:
         targets = self._gateway.router.order(self._targets)
@@ -192,14 +283,15 @@ class Call:
         gateway, ask, dialect = self._gateway, self._ask, self._dialect
         self._target = target
         self._upstream_model = target.upstream_model or ask.model
-        self._price = gateway.catalog.price_of(
-            target, self._upstream_model, at_s=self._opened.started_us / 1_000_000
-        )
+        self._price = gateway.catalog.price_of(target, self._upstream_model, at_s=self._started_s)
         body = dialect.edited(
             ask.body,
             model=None if self._upstream_model == ask.body_model else self._upstream_model,
             include_usage=ask.adds_usage,
             said=ask.said,
+            output_limit=None
+            if self._output_limit is None
+            else (dialect.output_limit_field(target), self._output_limit),
         )
         headers = self._request_headers(target)
         url, url_text = target.url(dialect.base_url(target), dialect.UPSTREAM_PATH, self._query)
@@ -420,17 +512,26 @@ class Call:
         return UpstreamFailed(f"Upstream {target.upstream!r} broke the connection off.")
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer with an error of ours, and book the call as failed, for nothing."""
+        """Answer with an error of ours, and book the call as failed or refused, for nothing."""
         closed = None
+        if error.refusal is not None:
+            self._opened.metadata = {**self._opened.metadata, "refusal": error.refusal}
         if not self._is_closed:
             closed = self._close(
-                _Outcome("failure", int(error.status), error_type=error.type, error_message=error.message)
+                _Outcome(
+                    "refused" if isinstance(error, RateLimited | OverBudget) else "failure",
+                    int(error.status),
+                    error_type=error.type,
+                    error_message=error.message,
+                )
             )
         if self._channel is not None:
             self._put_error(error)
             return
         body = self._dialect.error_body(error, self._call_id)
-        self._send_head(Head(int(error.status), self._headers(_JSON, self._response, closed), body))
+        headers = self._headers(_JSON, self._response, closed)
+        headers += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        self._send_head(Head(int(error.status), headers, body))
 
     def _put_error(self, error: GatewayError) -> None:
         """Tell the client of an error after the answer has begun: by an event, or by cutting it off."""
@@ -458,7 +559,7 @@ class Call:
         elif self._is_sent:
             # The provider is at work and will bill something: what was expected of the call.
             self._put_error(error)
-            input_tokens, output_tokens = self._estimate_before()
+            input_tokens, output_tokens = self._estimate_before(self._upstream_model)
             usage = Usage(input_uncached=input_tokens, output_text=output_tokens)
             outcome = _Outcome("interrupted", 503, usage, "estimated")
             outcome = outcome._replace(error_type=error.type, error_message=message)
@@ -475,18 +576,7 @@ class Call:
         """Write down that the call is about to be sent; if that cannot be written, it is not sent."""
         if not self._dialect.BILLABLE:
             return
-        input_tokens, output_tokens = self._estimate_before()
-        sent = Sent(
-            self._opened.call_id,
-            target.deployment_id,
-            target.upstream,
-            target.provider,
-            clean_line(self._upstream_model),
-            self._price.price_id if self._price else None,
-            input_tokens,
-            output_tokens,
-            self._price.estimate_nano(input_tokens, output_tokens) if self._price else None,
-        )
+        sent = self._expected(target)
         try:
             if self._is_opened:
                 self._gateway.journal.append(sent)
@@ -500,6 +590,36 @@ class Call:
                 "The gateway cannot record calls right now (disk full?), so it takes none."
             ) from error
         self._is_sent = True
+
+    def _expected(self, target: Target) -> Sent:
+        """Return what the call will probably use and cost at `target`."""
+        known = self._expectation
+        if known is not None and known[0] is target:
+            return known[1]
+        model = target.upstream_model or self._ask.model
+        price = self._gateway.catalog.price_of(target, model, at_s=self._started_s)
+        input_tokens, output_tokens = self._estimate_before(model)
+        expected = Sent(
+            self._opened.call_id,
+            target.deployment_id,
+            target.upstream,
+            target.provider,
+            clean_line(model),
+            price.price_id if price else None,
+            input_tokens,
+            output_tokens,
+            price.estimate_nano(input_tokens, output_tokens) if price else None,
+        )
+        self._expectation = (target, expected)
+        return expected
+
+    @property
+    def _started_s(self) -> float:
+        return self._opened.started_us / 1_000_000
+
+    @property
+    def _max_output_tokens(self) -> int | None:
+        return self._ask.max_output_tokens or self._output_limit
 
     def _close(self, outcome: _Outcome) -> Closed:
         """Price the outcome and write the last record. What fails here is written as soon as it can be."""
@@ -533,6 +653,10 @@ class Call:
         )
         if not self._dialect.BILLABLE:
             return closed
+        if self._is_sent:
+            self._taken.settle(usage)
+        else:
+            self._taken.undo()
         if outcome.usage_source == "provider" and outcome.status == "success":
             self._gateway.estimator.learn(
                 self._upstream_model,
@@ -557,29 +681,49 @@ class Call:
 
     # -- estimates -----------------------------------------------------------------------
 
-    def _estimate_before(self) -> tuple[int, int]:
-        return self._gateway.estimator.before(
-            self._upstream_model,
-            body_bytes=len(self._ask.body),
-            max_output_tokens=self._ask.max_output_tokens,
+    def _estimate_before(self, model: str) -> tuple[int, int]:
+        input_tokens, output_tokens = self._gateway.estimator.before(
+            model, body_bytes=len(self._ask.body), max_output_tokens=self._max_output_tokens
         )
+        return min(input_tokens, self._most_input_tokens), output_tokens
 
     def _estimate_partial(self, meter: Meter) -> Usage:
-        return self._gateway.estimator.partial(
+        estimate = self._gateway.estimator.partial(
             self._upstream_model,
             body_bytes=len(self._ask.body),
             seen=meter.seen,
             deltas=meter.deltas,
             characters=meter.characters,
         )
+        return self._bounded(estimate, seen=meter.seen, deltas=meter.deltas)
 
     def _estimate_whole(self, answer_bytes: int) -> Usage:
-        return self._gateway.estimator.whole(
+        estimate = self._gateway.estimator.whole(
             self._upstream_model,
             body_bytes=len(self._ask.body),
             answer_bytes=answer_bytes,
             is_text=self._dialect.NAME != "openai_embeddings",
         )
+        return self._bounded(estimate)
+
+    def _bounded(self, estimate: Usage, *, seen: Usage = NO_USAGE, deltas: int = 0) -> Usage:
+        """Cut an estimate to the most that the call can use, but not below what was seen of it (C6).
+
+        What was learned from other calls need not fit this one: its events may be shorter.
+        """
+        input_tokens = min(estimate.input_uncached, max(self._most_input_tokens, seen.input_uncached))
+        output_tokens = estimate.output_text
+        if self._max_output_tokens is not None:
+            most = self._max_output_tokens * self._ask.choices
+            output_tokens = min(output_tokens, max(most, seen.output_text, deltas))
+        return estimate._replace(input_uncached=input_tokens, output_text=output_tokens)
+
+    @property
+    def _most_input_tokens(self) -> int:
+        """Return what a strict budget takes for certain: that a token is at least a byte."""
+        if not self._limits.is_strict:
+            return _UNBOUNDED
+        return len(self._ask.body) + self._gateway.limits.unbounded_feature_tokens
 
     def _cost_of(self, usage: Usage) -> Any:
         return from_nano(self._price.cost_nano(usage)) if self._price else None
@@ -607,6 +751,10 @@ class Call:
             if closed.cost_nano is not None:
                 headers.append((b"x-litellm-response-cost", _written(closed.cost_nano)))
             headers.append((b"x-litellm-response-tokens", b"%d" % closed.usage.total_tokens))
+        if self._granted is not None:
+            cost_nano = closed.cost_nano if closed is not None else 0
+            headers += budgets.headers(self._granted, self._limits, cost_nano or 0)
+        headers += self._taken.headers()
         if response is not None:
             headers += from_upstream(raw_headers_of(response))
         return headers

@@ -17,10 +17,12 @@ import httpx
 from django.db import connection
 
 from billing.estimates import Estimator
+from billing.hold_desk import HoldDesk
 from billing.installation import installation_id
 from billing.journal import Journal, JournalFull
 from billing.recorder import Recorder, Syncer
 from billing.records import Record
+from billing.write_turn import WriteTurn
 from customers.ids import uuid7_bytes, uuid7_text
 from proxy.authentication import Authenticator
 from proxy.body_waits import BodyWaits
@@ -31,8 +33,10 @@ from proxy.demo import DEMO_SCHEME, DemoTransport
 from proxy.dialects.base import Ask, Dialect
 from proxy.headers import Headers
 from proxy.identification import Identifier
+from proxy.rate_limits.limiter import RateLimiter
 from proxy.refresher import Refresher
 from proxy.routing import Router
+from proxy.tiers import CallLimits, LimitsOfHolders
 from proxy.transport import GatewayTransport
 
 logger = logging.getLogger(__name__)
@@ -56,6 +60,12 @@ class Limits(NamedTuple):
     body_bytes: int
     bodies_bytes: int
     body_idle_s: float
+    budget_status: int
+    budgets_open_when_away: bool
+    holds_unpriced: bool
+    max_output_tokens: int
+    unbounded_feature_tokens: int
+    user_pays_in_team: bool
 
     @classmethod
     def of(cls, settings: Any) -> "Limits":
@@ -70,6 +80,12 @@ class Limits(NamedTuple):
             body_bytes=settings.MAX_BODY_BYTES,
             bodies_bytes=settings.MAX_BODIES_BYTES,
             body_idle_s=settings.BODY_IDLE_SECONDS,
+            budget_status=settings.BUDGET_EXCEEDED_STATUS,
+            budgets_open_when_away=settings.BUDGETS_WHEN_DB_DOWN == "open",
+            holds_unpriced=settings.UNPRICED_UNDER_BUDGET == "hold",
+            max_output_tokens=settings.MAX_OUTPUT_TOKENS,
+            unbounded_feature_tokens=settings.UNBOUNDED_FEATURE_TOKENS,
+            user_pays_in_team=settings.APPLY_USER_BUDGET_TO_TEAM_KEYS,
         )
 
 
@@ -93,6 +109,12 @@ class Gateway:
             extra_tag_headers=settings.EXTRA_SPEND_TAG_HEADERS,
             user_agent_tags=settings.USER_AGENT_TAGS,
         )
+        self.limits_of_holders = LimitsOfHolders(settings.BUDGET_TIME_ZONE)
+        self.rate_limiter = RateLimiter(
+            redis_url=settings.REDIS_URL,
+            web_workers=settings.WEB_WORKERS,
+            counted_tokens=settings.TOKEN_RATE_LIMIT_TYPE,
+        )
         self.router = Router(cooldown_s=settings.COOLDOWN_SECONDS)
         self.estimator = Estimator()
         self.waits_for_sync = settings.JOURNAL_SYNC == "always"
@@ -104,6 +126,7 @@ class Gateway:
         self.journal: Journal
         self.syncer: Syncer
         self.recorder: Recorder
+        self.hold_desk: HoldDesk
 
     @property
     def catalog(self) -> Catalog:
@@ -115,6 +138,7 @@ class Gateway:
         installation = await self.loop.run_in_executor(self._executor, self._load)
         self.journal = Journal(settings.JOURNAL_DIR, installation)
         self.syncer = Syncer(self.journal)
+        turn = WriteTurn()
         self.recorder = Recorder(
             self.journal,
             installation,
@@ -122,8 +146,11 @@ class Gateway:
             batch=_batch(settings),
             keep_days=settings.JOURNAL_KEEP_DAYS,
             keep_bytes=settings.JOURNAL_KEEP_BYTES,
+            turn=turn,
         )
-        for thread in (self.refresher, self.syncer, self.recorder):
+        self.hold_desk = HoldDesk(self.journal.id, self.loop, turn, is_drained=self.recorder.has_caught_up)
+        await self.rate_limiter.start()
+        for thread in (self.refresher, self.syncer, self.recorder, self.hold_desk):
             thread.start()
         self._sweeper = self.loop.create_task(self._sweep())
 
@@ -156,6 +183,7 @@ class Gateway:
         self._write_unwritten()
         self.refresher.stop()
         await self.loop.run_in_executor(None, self._drain_journal)
+        await self.rate_limiter.stop()
         for transport in self._transports.values():
             await transport.aclose()
         self._executor.shutdown(wait=False)
@@ -170,6 +198,7 @@ class Gateway:
             await asyncio.wait(tasks, timeout=max(0.0, seconds))
 
     def _drain_journal(self) -> None:
+        self.hold_desk.stop()
         self.syncer.stop()
         if not self.recorder.stop(deadline=time.monotonic() + _DRAIN_JOURNAL_SECONDS):
             logger.warning("the journal is not booked to its end; the next start does that")
@@ -190,11 +219,12 @@ class Gateway:
         opened: Any,
         call_id: str,
         targets: tuple[Target, ...],
+        limits: CallLimits,
         caller_headers: Headers,
         query: str = "",
     ) -> Call:
         """Start the call's task. The registry holds it: a task that nobody holds may vanish."""
-        call = Call(self, dialect, ask, opened, call_id, targets, caller_headers, query)
+        call = Call(self, dialect, ask, opened, call_id, targets, limits, caller_headers, query)
         self.calls.add(call)
         call.task = self.loop.create_task(call.run())
         return call
@@ -240,6 +270,7 @@ class Gateway:
             await asyncio.sleep(_SWEEP_SECONDS)
             self._write_unwritten()
             self.body_waits.sweep()
+            self.rate_limiter.sweep()
             now = time.monotonic()
             for call in [call for call in self.calls if now > call.ends_at]:
                 call.cut("time_limit")

@@ -50,6 +50,8 @@ def readiness(request: HttpRequest) -> JsonResponse:
             "booked_calls": recorder.booked_calls,
             "last_error": recorder.last_error,
         }
+        report["budgets"] = running.hold_desk.last_error or "enforced"
+        report["rate_limits"] = running.rate_limiter.degraded or "exact"
         report["calls_under_way"] = len(running.calls)
         is_ready = is_ready and not running.is_draining
     report["status"] = "healthy" if is_ready else "unhealthy"

@@ -15,15 +15,21 @@ from collections.abc import Callable
 from django.db import connection
 from django.db.models import Max
 
+from billing.models import TypicalOutput
 from customers.models import Change
 from proxy.callers import Callers
 from proxy.catalog import EMPTY_CATALOG, Catalog, load_catalog
 
 logger = logging.getLogger(__name__)
 
-_KEY_KINDS = {"customers.virtualkey", "customers.team", "customers.user", "customers.budget"}
-_CATALOG_KINDS = {"proxy.upstream", "proxy.deployment", "billing.price"}
+_BUDGET_KIND = "customers.budget"
 _CUSTOMER_KIND = "customers.customer"
+_KEY_KINDS = {"customers.virtualkey", "customers.team", "customers.user", _BUDGET_KIND}
+_TIER_KINDS = {
+    "customers.gatewaylimits", "customers.user", "customers.teammembership", "customers.tag", _BUDGET_KIND,
+}  # fmt: skip
+_CATALOG_KINDS = {"proxy.upstream", "proxy.deployment", "billing.price"}
+_TYPICAL_SECONDS = 5.0  # how often the usual lengths of answers are read; they move slowly
 
 
 class Refresher(threading.Thread):
@@ -37,6 +43,8 @@ class Refresher(threading.Thread):
         self._revision = 0
         self._stop_event = threading.Event()
         self._is_failing = False
+        self._typical_due = 0.0
+        self.typical_outputs: dict[str, int] = {}  # upstream model → tokens
 
     def load(self) -> None:
         """Read everything. Call once before serving; raises what the database raises."""
@@ -44,6 +52,8 @@ class Refresher(threading.Thread):
         self._revision = Change.objects.aggregate(last=Max("revision"))["last"] or 0
         self.catalog = load_catalog()
         self.callers.reload_customers()
+        self.callers.reload_tiers()
+        self._reload_typical_outputs()
         self.callers.fresh_at = time.monotonic()
 
     def run(self) -> None:
@@ -79,8 +89,26 @@ class Refresher(threading.Thread):
                 self.catalog = load_catalog()
             if kinds & _KEY_KINDS:
                 self.callers.reload_keys()
-            if _CUSTOMER_KIND in kinds:
-                ids = {object_id for _, kind, object_id in changes if kind == _CUSTOMER_KIND}
-                self.callers.reload_customers(None if "" in ids else ids)
+            if kinds & _TIER_KINDS:
+                self.callers.reload_tiers()
+            budgets = {object_id for _, kind, object_id in changes if kind == _BUDGET_KIND}
+            customers = {object_id for _, kind, object_id in changes if kind == _CUSTOMER_KIND}
+            if "" in budgets | customers:
+                self.callers.reload_customers()
+            else:
+                if budgets:
+                    self.callers.reload_customers_of_budgets(budgets)
+                if customers:
+                    self.callers.reload_customers(customers)
             self._revision = max(revision for revision, _, _ in changes)
+        if asked_at >= self._typical_due:
+            self._reload_typical_outputs()
         self.callers.fresh_at = asked_at
+
+    def _reload_typical_outputs(self) -> None:
+        self.typical_outputs = {
+            typical.upstream_model: typical.tokens
+            for typical in TypicalOutput.objects.all()
+            if typical.tokens is not None
+        }
+        self._typical_due = time.monotonic() + _TYPICAL_SECONDS

@@ -31,6 +31,7 @@ from proxy.errors import GatewayError, MethodNotAllowed, NotFound
 from proxy.headers import VERSION_HEADER, Headers
 from proxy.identification import Attribution
 from proxy.responses import StreamedAnswer, WholeAnswer
+from proxy.tiers import UNLIMITED
 
 
 def _route(dialect: Any) -> Callable[..., Awaitable[HttpResponseBase]]:
@@ -63,12 +64,13 @@ async def serve(request: HttpRequest, dialect: Dialect, model: str | None) -> Ht
         origin = running.identifier.attribute(request.headers, ask.said, caller)
         opened = _opened(call_id, now_us, dialect, ask, caller, origin, running.limits.stores_prompts)
         targets = admission.admit(running, dialect, ask, caller, origin)
+        limits = admission.limits_of(running, ask, caller, origin, now_us) if dialect.BILLABLE else UNLIMITED
     except GatewayError as error:
         if caller is not None and dialect.BILLABLE:
             _book_refusal(running, opened, caller, error, now_us)
         return WholeAnswer.of_error(dialect, error, call_id_text)
     call = running.start_call(
-        dialect, ask, opened, call_id_text, targets, raw_headers(request), query_of(request)
+        dialect, ask, opened, call_id_text, targets, limits, raw_headers(request), query_of(request)
     )
     head = await call.head
     if head.channel is not None:

@@ -64,6 +64,13 @@ DISCONNECT_GRACE_SECONDS = env.number("DISCONNECT_GRACE_SECONDS", 30)
 CALL_SECONDS = env.number("CALL_SECONDS", 3600)
 DRAIN_SECONDS = env.number("DRAIN_SECONDS", 30)
 COOLDOWN_SECONDS = env.number("COOLDOWN_SECONDS", 5)
+BUDGET_EXCEEDED_STATUS = int(env.choice("BUDGET_EXCEEDED_STATUS", "400", ("400", "402", "422", "429")))
+BUDGETS_WHEN_DB_DOWN = env.choice("BUDGETS_WHEN_DB_DOWN", "closed", ("closed", "open"))
+UNPRICED_UNDER_BUDGET = env.choice("UNPRICED_UNDER_BUDGET", "hold", ("hold", "refuse"))
+MAX_OUTPUT_TOKENS = env.integer("MAX_OUTPUT_TOKENS", 4096, minimum=16)
+UNBOUNDED_FEATURE_TOKENS = env.integer("UNBOUNDED_FEATURE_TOKENS", 0)
+APPLY_USER_BUDGET_TO_TEAM_KEYS = env.boolean("APPLY_USER_BUDGET_TO_TEAM_KEYS")
+TOKEN_RATE_LIMIT_TYPE = env.choice("TOKEN_RATE_LIMIT_TYPE", "total", ("total", "input", "output"))
 USER_HEADER_MAPPINGS = env.names(
     "USER_HEADER_MAPPINGS", "x-openwebui-user-id:internal_user,x-openwebui-user-email:customer"
 )
@@ -73,6 +80,7 @@ INCLUDE_COST_IN_STREAMING_USAGE = env.boolean("INCLUDE_COST_IN_STREAMING_USAGE")
 STORE_PROMPTS = env.boolean("STORE_PROMPTS")
 DEMO_UPSTREAM = env.boolean("DEMO_UPSTREAM", True)
 REPORTING_TIME_ZONE = env.text("REPORTING_TIME_ZONE", "UTC")
+BUDGET_TIME_ZONE = env.time_zone("BUDGET_TIME_ZONE", "UTC")
 
 # How long a key that was seen stays known while the database is unreachable (C5).
 KEY_HARD_LIFE_SECONDS = env.number("KEY_HARD_LIFE_SECONDS", 3600)

@@ -7,16 +7,29 @@ from proxy.dialects.anthropic_messages import (
     base_url,
     credential_headers,
     error_body,
+    output_limit_field,
     read_call,
     stream_error,
+    unbounded,
 )
 from proxy.dialects.base import UNREADABLE, Answer, UnreadableAnswer, edited
 
-__all__ = ["Meter", "base_url", "credential_headers", "edited", "error_body", "read_call", "stream_error"]
+__all__ = [
+    "Meter",
+    "base_url",
+    "credential_headers",
+    "edited",
+    "error_body",
+    "output_limit_field",
+    "read_call",
+    "stream_error",
+    "unbounded",
+]
 
 NAME = "anthropic_count_tokens"
 UPSTREAM_PATH = "/v1/messages/count_tokens"
 BILLABLE = False
+HAS_OUTPUT = False
 
 _counted = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
-from proxy.dialects import base
+from proxy.dialects import base, bounds
 from proxy.dialects.base import UNREADABLE, Answer, Ask, UnreadableAnswer, edited
 from proxy.errors import GatewayError
 from proxy.identification import Said
@@ -24,6 +24,9 @@ __all__ = ["edited"]
 NAME = "anthropic_messages"
 UPSTREAM_PATH = "/v1/messages"
 BILLABLE = True
+HAS_OUTPUT = True
+
+unbounded = bounds.in_messages
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -117,6 +120,10 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
     )
 
 
+def output_limit_field(target: Any) -> str:
+    return "max_tokens"
+
+
 def read_answer(data: bytes) -> Answer:
     """Raises: UnreadableAnswer."""
     try:
@@ -159,10 +166,10 @@ def _count(said: int | None, otherwise: int) -> int:
 
 def error_body(error: GatewayError, call_id: str) -> bytes:
     kind = _ERROR_TYPES.get(int(error.status), "api_error")
-    if error.status == 400 and error.type == "budget_exceeded":
+    if error.type == "budget_exceeded":
         kind = error.type
-    envelope = {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": call_id}
-    return msgspec.json.encode(envelope)
+    said = {"type": kind, "message": error.message, **error.details}
+    return msgspec.json.encode({"type": "error", "error": said, "request_id": call_id})
 
 
 def stream_error(error: GatewayError, call_id: str) -> bytes:

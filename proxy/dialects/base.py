@@ -19,6 +19,7 @@ class Ask(NamedTuple):
     said: Said
     max_output_tokens: int | None = None
     adds_usage: bool = False  # we ask for the usage event that the client did not ask for
+    choices: int = 1  # how many answers the provider generates, and bills
 
 
 class Answer(NamedTuple):
@@ -71,15 +72,26 @@ class Dialect(Protocol):
     NAME: str
     UPSTREAM_PATH: str
     BILLABLE: bool
+    HAS_OUTPUT: bool
     Meter: type[Meter]
 
     def base_url(self, target: Any) -> str: ...
     def credential_headers(self, target: Any) -> list[tuple[bytes, bytes]]: ...
+    def output_limit_field(self, target: Any) -> str: ...
+    def unbounded(self, body: bytes) -> list[str]: ...
     def read_call(self, body: bytes, model: str | None = None) -> Ask: ...
     def read_answer(self, data: bytes) -> Answer: ...
     def error_body(self, error: Any, call_id: str) -> bytes: ...
     def stream_error(self, error: Any, call_id: str) -> bytes: ...
-    def edited(self, body: bytes, *, model: str | None, include_usage: bool, said: Said) -> bytes: ...
+    def edited(
+        self,
+        body: bytes,
+        *,
+        model: str | None,
+        include_usage: bool,
+        said: Said,
+        output_limit: tuple[str, int] | None = None,
+    ) -> bytes: ...
 
 
 # What decoding may raise: endless nesting is no error of msgspec's.
@@ -122,15 +134,25 @@ def model_of(in_body: Any, in_path: str | None) -> str:
     return model
 
 
-def edited(body: bytes, *, model: str | None, include_usage: bool, said: Said) -> bytes:
+def edited(
+    body: bytes,
+    *,
+    model: str | None,
+    include_usage: bool,
+    said: Said,
+    output_limit: tuple[str, int] | None = None,
+) -> bytes:
     """Return `body` for upstream: other fields keep their bytes.
 
     model: the upstream's name, or None where it is the one in the body.
+    output_limit: (field, tokens) that a strict budget sets where the call names none.
     """
     strips = _needs_stripping(said)
-    if model is None and not include_usage and not strips:
+    if model is None and not include_usage and not strips and output_limit is None:
         return body
     fields = _raw_fields.decode(body)
+    if output_limit is not None:
+        fields[output_limit[0]] = msgspec.Raw(b"%d" % output_limit[1])
     if model is not None:
         fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     if include_usage:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects import base
+from proxy.dialects import base, bounds
 from proxy.dialects.base import UNREADABLE, Answer, Ask, UnreadableAnswer, edited
 from proxy.dialects.openai_shared import (
     ChatUsage,
@@ -27,6 +27,9 @@ __all__ = ["base_url", "credential_headers", "edited", "error_body", "stream_err
 NAME = "openai_chat"
 UPSTREAM_PATH = "/chat/completions"
 BILLABLE = True
+HAS_OUTPUT = True
+
+unbounded = bounds.in_chat
 
 
 class _Call(msgspec.Struct):
@@ -35,6 +38,7 @@ class _Call(msgspec.Struct):
     stream_options: dict[str, Any] | None = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    n: Any = None
     user: Any = None
     metadata: Any = None
     litellm_metadata: Any = None
@@ -84,8 +88,14 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
         body,
         Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
         base.positive(call.max_completion_tokens, call.max_tokens),
-        adds_usage=streamed and not wants_usage,
+        streamed and not wants_usage,
+        base.positive(call.n) or 1,
     )
+
+
+def output_limit_field(target: Any) -> str:
+    """Newer models of OpenAI's own refuse `max_tokens`; other servers know nothing else."""
+    return "max_completion_tokens" if target.provider == "openai" else "max_tokens"
 
 
 def read_answer(data: bytes) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects import base, openai_chat
+from proxy.dialects import base, bounds, openai_chat
 from proxy.dialects.base import UNREADABLE, Ask, edited
 from proxy.dialects.openai_chat import read_answer
 from proxy.dialects.openai_shared import (
@@ -26,6 +26,9 @@ __all__ = ["base_url", "credential_headers", "edited", "error_body", "read_answe
 NAME = "openai_completions"
 UPSTREAM_PATH = "/completions"
 BILLABLE = True
+HAS_OUTPUT = True
+
+unbounded = bounds.in_completions
 
 
 class _Choice(msgspec.Struct):
@@ -42,9 +45,29 @@ class _Chunk(msgspec.Struct):
 _chunk = msgspec.json.Decoder(_Chunk)
 
 
+class _Answers(msgspec.Struct):
+    best_of: Any = None
+    prompt: Any = None
+
+
+_answers = msgspec.json.Decoder(_Answers)
+
+
 def read_call(body: bytes, model: str | None = None) -> Ask:
-    """Raises: BadCall. The fields that matter are those of chat."""
-    return openai_chat.read_call(body, model)
+    """Raises: BadCall. The other fields that matter are those of chat."""
+    ask = openai_chat.read_call(body, model)
+    call = _answers.decode(body)
+    prompts = len(call.prompt) if _is_list_of_prompts(call.prompt) else 1
+    return ask._replace(choices=max(ask.choices, base.positive(call.best_of) or 1) * prompts)
+
+
+def _is_list_of_prompts(prompt: Any) -> bool:
+    """Tell several prompts from one that is given as tokens."""
+    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+
+
+def output_limit_field(target: Any) -> str:
+    return "max_tokens"
 
 
 class Meter(base.Meter):

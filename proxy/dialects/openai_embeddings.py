@@ -8,17 +8,29 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects import base
+from proxy.dialects import base, bounds
 from proxy.dialects.base import Ask, edited
-from proxy.dialects.openai_chat import Meter, read_answer
+from proxy.dialects.openai_chat import Meter, output_limit_field, read_answer
 from proxy.dialects.openai_shared import base_url, credential_headers, error_body, stream_error
 from proxy.identification import Said
 
-__all__ = ["Meter", "base_url", "credential_headers", "edited", "error_body", "read_answer", "stream_error"]
+__all__ = [
+    "Meter",
+    "base_url",
+    "credential_headers",
+    "edited",
+    "error_body",
+    "output_limit_field",
+    "read_answer",
+    "stream_error",
+]
 
 NAME = "openai_embeddings"
 UPSTREAM_PATH = "/embeddings"
 BILLABLE = True
+HAS_OUTPUT = False
+
+unbounded = bounds.in_completions
 
 
 class _Call(msgspec.Struct):

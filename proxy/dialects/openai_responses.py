@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from billing.usage import Usage
-from proxy.dialects import base
+from proxy.dialects import base, bounds
 from proxy.dialects.base import UNREADABLE, Answer, Ask, UnreadableAnswer, edited
 from proxy.dialects.openai_shared import (
     CompletionDetails,
@@ -28,6 +28,9 @@ __all__ = ["base_url", "credential_headers", "edited", "error_body"]
 NAME = "openai_responses"
 UPSTREAM_PATH = "/responses"
 BILLABLE = True
+HAS_OUTPUT = True
+
+unbounded = bounds.in_responses
 
 
 class _Call(msgspec.Struct):
@@ -82,6 +85,10 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
         said=Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
         max_output_tokens=base.positive(call.max_output_tokens),
     )
+
+
+def output_limit_field(target: Any) -> str:
+    return "max_output_tokens"
 
 
 def read_answer(data: bytes) -> Answer:

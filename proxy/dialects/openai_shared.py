@@ -122,4 +122,5 @@ def _error(error: GatewayError, call_id: str) -> dict[str, Any]:
         "param": error.param,
         "code": str(int(error.status)),
         "request_id": call_id,
+        **error.details,
     }

@@ -22,6 +22,7 @@ class Behaviour:
     # Usage. Default: input from the prompt's length / 4, output 20 or the request's own maximum if less.
     input_tokens: int | None = None
     output_tokens: int | None = None
+    obeys_maximum: bool = False  # output_tokens is cut to the request's own maximum, for each of `n` answers
     cached_tokens: int = 0
     cache_write_5m: int = 0  # OpenAI knows one kind of cache write: this one
     cache_write_1h: int = 0  # Anthropic only

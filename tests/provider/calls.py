@@ -126,12 +126,13 @@ class Call:
         self.reasoning_tokens = fake.reasoning_tokens
         if not self.dialect.MAXIMUM_FIELDS:  # embeddings have no output
             self.output_tokens = self.reasoning_tokens = 0
-        elif fake.output_tokens is not None:
+        elif fake.output_tokens is not None and not fake.obeys_maximum:
             self.output_tokens = fake.output_tokens
         else:
-            wanted = max(DEFAULT_OUTPUT_TOKENS, self.reasoning_tokens)
+            wanted = fake.output_tokens or max(DEFAULT_OUTPUT_TOKENS, self.reasoning_tokens)
             most = next((self.request[n] for n in self.dialect.MAXIMUM_FIELDS if self.request.get(n)), wanted)
-            self.output_tokens = min(wanted, most)
+            answers = self.request.get("n") or 1 if fake.obeys_maximum else 1
+            self.output_tokens = min(wanted, most) * answers
             self.was_cut_short = most < wanted
         if self.reasoning_tokens > self.output_tokens:
             raise ValueError("fake: output_tokens includes reasoning_tokens, and is less than they are")

@@ -30,6 +30,7 @@ from proxy.dialects import openai_chat
 from proxy.gateway import Gateway
 from proxy.handler import ProxyHandler
 from proxy.models import Deployment, Upstream
+from proxy.tiers import UNLIMITED, CallLimits
 from tests.billing.making import killed, make_folder, make_journal, records_in
 
 INPUT_USD, OUTPUT_USD = Decimal(2), Decimal(8)  # per million tokens
@@ -144,7 +145,13 @@ class Play:
         self.providers = providers
 
     def start(
-        self, *, stream: bool = False, model: str = "gpt-4o", dialect: Any = openai_chat, **body: Any
+        self,
+        *,
+        stream: bool = False,
+        model: str = "gpt-4o",
+        dialect: Any = openai_chat,
+        limits: CallLimits = UNLIMITED,
+        **body: Any,
     ) -> Call:
         """Start a call as the view does, for a body of this model."""
         said = {"model": model, "messages": [{"role": "user", "content": "hello"}], **body}
@@ -153,7 +160,8 @@ class Play:
         ask = dialect.read_call(msgspec.json.encode(said))
         call_id, text, now_us = self.gateway.new_call_id()
         opened = Opened(call_id, now_us, dialect.NAME, model, stream)
-        return self.gateway.start_call(dialect, ask, opened, text, self.gateway.catalog.targets(model), [])
+        targets = self.gateway.catalog.targets(model)
+        return self.gateway.start_call(dialect, ask, opened, text, targets, limits, [])
 
     async def settled(self) -> None:
         """Wait until every call has come to its end."""
