@@ -26,6 +26,42 @@ PORT = 4879
 RELAY_PORT = 4880
 MASTER_KEY = "sk-master-key-of-the-screenshots"
 CUSTOMERS = ("acme", "globex", "initech", "umbrella", "hooli")
+# What a budget of two weeks looks like, in the first customer's calls: each admitted, then settled.
+BUDGETS = f"""
+from datetime import timedelta
+from decimal import Decimal
+import random
+
+from django.utils import timezone
+
+from billing.admin.bars import allowances
+from billing.periods import start_afresh
+from customers.models import Budget, Customer
+from tests.billing.budgets import admitted, settle
+
+dice, now, who = random.Random(7), timezone.now(), "{CUSTOMERS[0]}"
+by_model = {{"gpt-4o": {{"budget_limit": "60"}}}}
+budget = Budget.objects.create(
+    id="pro", max_budget=Decimal(5), budget_duration="1d", model_max_budget=by_model
+)
+Customer.objects.create(id=who, alias="Acme Corp", budget=budget)
+daily, of_model = allowances(budget)
+
+
+def limits(at):
+    return [(limit.period(("customer", who), at), str(limit.limit)) for limit in (daily, of_model)]
+
+
+for day in range(14, -1, -1):
+    for call in range(dice.randint(4, 7)):
+        at = now - timedelta(days=day, seconds=600 - call)
+        settle(admitted(*limits(at), customer_id=who, at=at), cost_usd=f"{{dice.uniform(0.1, 0.9):.6f}}")
+    if day == 3:
+        start_afresh([limits(at)[0][0]], at=at + timedelta(seconds=1))
+settle(admitted(*limits(now), customer_id=who, at=now, amount_usd="0.35"), cost_usd=None)
+for _ in range(3):
+    admitted(*limits(now), customer_id=who, at=now, amount_usd="0.2", lease_s=3600)
+"""
 TAGS = ("project:web-app", "project:api-v2", "team:backend", "env:production", "env:staging")
 
 
@@ -44,6 +80,7 @@ def main() -> None:
     }
     manage = [sys.executable, str(ROOT / "manage.py")]
     subprocess.run([*manage, "bootstrap"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*manage, "shell", "-v", "0", "-c", BUDGETS], env=environment, check=True)
     server = subprocess.Popen([*manage, "serve", "--host", "127.0.0.1", "--port", str(PORT)], env=environment)
     try:
         _wait_until_ready()
@@ -56,6 +93,8 @@ def main() -> None:
             ("explain", f"/admin/billing/spendlog/{log_id}/change/", "1400,1420"),
             ("customers", "/admin/customers/customer/", "1400,800"),
             ("customer", f"/admin/customers/customer/{customer}/change/", "1400,1300"),
+            ("budget", f"/admin/customers/customer/{CUSTOMERS[0]}/change/", "1400,900"),
+            ("periods", f"/admin/customers/customer/{CUSTOMERS[0]}/periods/", "1400,900"),
             ("logs-narrow", "/admin/billing/spendlog/", "500,900"),
         ):
             _photograph(chromium, path, TARGET / f"{name}.png", size)

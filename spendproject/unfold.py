@@ -29,7 +29,7 @@ UNFOLD = {
     "SHOW_BACK_BUTTON": False,
     "DASHBOARD_CALLBACK": "billing.admin.overview.overview",
     "STYLES": [lambda request: static("spend/admin.css")],
-    "SCRIPTS": [lambda request: static("spend/copy.js")],
+    "SCRIPTS": [lambda request: static("spend/copy.js"), lambda request: static("spend/live.js")],
     "BORDER_RADIUS": "6px",
     "COLORS": {
         "primary": {
@@ -76,6 +76,7 @@ UNFOLD = {
             {
                 "title": "Gateway",
                 "items": [
+                    _item("Limits", "speed", "customers.gatewaylimits"),
                     _item("Upstreams", "cloud", "proxy.upstream"),
                     _item("Deployments", "route", "proxy.deployment"),
                 ],

@@ -1,5 +1,5 @@
 """
-Customers, keys, teams, users and tags, with what each has spent.
+Customers, keys, teams, users and tags, with what each has spent, ever and of its budget.
 
 The pages are declared in `customers/admin/`, which knows nothing of money; here
 they gain columns from `SpendTotal` and the holder's latest calls. A customer's
@@ -11,14 +11,19 @@ rows of the page only.
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import CharField, F, Func, OuterRef, QuerySet, Subquery, Value
+from django.contrib.admin.utils import unquote
+from django.db.models import F, OuterRef, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 
+from billing.admin.bars import Holder
+from billing.admin.budgeted import LOG_FILTERS, BudgetedMixin
 from billing.admin.calls import calls_table
+from billing.admin.naming import UuidText
 from billing.models import HolderType, SpendLog, SpendTotal
+from billing.models.spend_total import team_member_id
 from customers.admin.customer import CustomerAdmin
 from customers.admin.display import EMPTY, count, link_to, moment, usd
 from customers.admin.key import VirtualKeyAdmin
@@ -26,33 +31,17 @@ from customers.admin.paging import CappedChangeList
 from customers.admin.tag import TagAdmin
 from customers.admin.team import TeamAdmin
 from customers.admin.user import UserAdmin
-from customers.models import Customer, Tag, Team, User, VirtualKey
+from customers.models import Customer, GatewayLimits, Tag, Team, User, VirtualKey
 from customers.money import UsdField
 
 RECENT_CALLS = 20
 
 
-class UuidText(Func):
-    """A UUID as the ledger writes it, with dashes; SQLite stores its 32 hex digits."""
+class SpendMixin(BudgetedMixin):
+    """The columns, the totals, the budget and the latest calls of one type of holder."""
 
-    output_field = CharField()
-    template = "CAST(%(expressions)s AS text)"
-
-    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        sql, params = compiler.compile(self.source_expressions[0])
-        parts = " || '-' || ".join(
-            f"substr({sql}, {start}, {size})" for start, size in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
-        )
-        return parts, [*params] * 5
-
-
-class SpendMixin:
-    """The columns, the totals and the latest calls of one type of holder."""
-
-    holder_type: HolderType
     amount = "cost"
     holder_id: Any = OuterRef("pk")
-    logs_parameter = ""  # the filter of the Logs page that shows this holder's calls
     logs_column = ""  # the column of `SpendLog` that an index leads with; empty: no latest calls on the page
     change_form_outer_before_template = "admin/holder_totals.html"
     change_form_outer_after_template = "admin/holder_calls.html"
@@ -86,17 +75,17 @@ class SpendMixin:
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        holder = self.get_object(request, object_id)  # type: ignore[attr-defined]
+        holder = self.get_object(request, unquote(object_id))  # type: ignore[attr-defined]
         spent = {} if holder is None else self._spent_context(request, holder)
         return super().change_view(request, object_id, form_url, {**spent, **(extra_context or {})})  # type: ignore[misc]
 
     def _spent_context(self, request: HttpRequest, holder: Any) -> dict[str, Any]:
         holder_id = str(holder.pk)
         total = SpendTotal.objects.filter(holder_type=self.holder_type, holder_id=holder_id).first()
-        context: dict[str, Any] = {"total_cards": _cards(total, self.amount)}
-        if self.logs_parameter and request.user.has_perm("billing.view_spendlog"):
+        context = {"total_cards": _cards(total, self.amount), **self.budget_context(request, holder)}
+        if request.user.has_perm("billing.view_spendlog"):
             address = reverse("admin:billing_spendlog_changelist")
-            context["logs_url"] = f"{address}?{urlencode({self.logs_parameter: holder_id})}"
+            context["logs_url"] = f"{address}?{urlencode({LOG_FILTERS[self.holder_type]: holder_id})}"
             if self.logs_column:
                 logs = SpendLog.objects.filter(**{self.logs_column: holder.pk}).select_related("key")
                 context["recent_calls"] = calls_table(logs.order_by("-pk")[:RECENT_CALLS])
@@ -163,19 +152,32 @@ class CustomerSpendAdmin(SpendMixin, CustomerAdmin):
     changelist = CustomerChangeList
     holder_type = HolderType.CUSTOMER
     amount = "charge"
-    logs_parameter, logs_column = "customer", "customer_id"
-    list_display = ("customer_id", "alias", "spend", "calls", "last_seen", "is_blocked", "created")
+    logs_column = "customer_id"
+    list_display = (
+        "customer_id", "alias", "spend", "budget_now", "calls", "last_seen", "is_blocked", "created",
+    )  # fmt: skip
+    list_select_related = ("budget",)
+
+    def listed_holders(self, rows: list[Customer]) -> list[Holder]:
+        """A customer without a budget has the gateway's default."""
+        limits = GatewayLimits.objects.select_related("customer_budget").first()
+        default = limits.customer_budget if limits else None
+        return [
+            Holder(self.holder_type, row.pk, str(row), row.budget or default, row.budget is None)
+            for row in rows
+        ]
 
 
 @admin.register(VirtualKey)
 class VirtualKeySpendAdmin(SpendMixin, VirtualKeyAdmin):
     holder_type = HolderType.KEY
     holder_id = UuidText(OuterRef("pk"))
-    logs_parameter, logs_column = "key__id__exact", "key_id"
+    logs_column = "key_id"
     list_display = (
         "name", "display_name", "team", "user", "payer", "paying_customer",
-        "spend", "last_used", "is_blocked", "expires",
+        "spend", "budget_now", "last_used", "is_blocked", "expires",
     )  # fmt: skip
+    list_select_related = (*VirtualKeyAdmin.list_select_related, "budget")
 
     @admin.display(description="customer")
     def paying_customer(self, key: VirtualKey) -> str:
@@ -189,20 +191,37 @@ class VirtualKeySpendAdmin(SpendMixin, VirtualKeyAdmin):
 @admin.register(Team)
 class TeamSpendAdmin(SpendMixin, TeamAdmin):
     holder_type = HolderType.TEAM
-    logs_parameter, logs_column = "team__id__exact", "team_id"
-    list_display = ("name", "id", "members", "keys", "spend", "calls", "last_seen", "is_blocked")
+    logs_column = "team_id"
+    list_display = (
+        "name", "id", "members", "keys", "spend", "budget_now", "calls", "last_seen", "is_blocked",
+    )  # fmt: skip
+    list_select_related = ("budget",)
+
+    def holders(self, row: Team) -> list[Holder]:
+        """Show the team's budget, and below it those of its members who have one."""
+        members = row.memberships.exclude(budget=None).select_related("budget", "user").order_by("pk")
+        return super().holders(row) + [
+            Holder(
+                HolderType.TEAM_MEMBER,
+                team_member_id(row.pk, member.user_id),
+                str(member.user),
+                member.budget,
+            )
+            for member in members
+        ]
 
 
 @admin.register(User)
 class UserSpendAdmin(SpendMixin, UserAdmin):
     holder_type = HolderType.USER
     list_display = (
-        "username", "alias", "email", "role", "is_staff", "is_active", "spend", "calls", "last_seen",
+        "username", "alias", "email", "role", "is_staff", "is_active", "spend", "budget_now", "calls",
+        "last_seen",
     )  # fmt: skip
+    list_select_related = ("budget",)
 
 
 @admin.register(Tag)
 class TagSpendAdmin(SpendMixin, TagAdmin):
     holder_type = HolderType.TAG
-    logs_parameter = "tag"
-    list_display = ("name", "description", "budget", "spend", "calls", "last_seen")
+    list_display = ("name", "description", "spend", "budget_now", "calls", "last_seen")

@@ -18,7 +18,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.admin.calls import calls_table
-from billing.models import HolderType, SpendLog, SpendTotal
+from billing.admin.overspend import overspend_of
+from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
 from customers.admin.display import count, usd
 
@@ -70,7 +71,18 @@ def _cards(total: SpendTotal, logs_url: str, *, at: datetime) -> list[dict[str, 
             else "every call has a cost",
             "url": f"{logs_url}?usage=unpriced" if total.unpriced_calls else "",
         },
+        _overspend_card(),
     ]
+
+
+def _overspend_card() -> dict[str, str]:
+    over = overspend_of(BudgetPeriod.objects.all())
+    return {
+        "label": "Overspent budgets",
+        "text": usd(over.total),
+        "note": str(over),
+        "url": reverse("admin:customers_budget_changelist") if over.periods else "",
+    }
 
 
 def _spent_since(start: datetime) -> tuple[Decimal | None, int | None]:

@@ -30,6 +30,7 @@ from billing.admin.calls import (
 )
 from billing.admin.explanation import explain
 from billing.admin.keyset import KeysetChangeList
+from billing.admin.refusal import explain_refusal
 from billing.models import SpendLog
 from customers.admin.common import LedgerAdmin
 from customers.admin.display import EMPTY, badge, link_to, moment, usd
@@ -59,6 +60,10 @@ class CustomerFilter(ExactTextFilter):
     title, parameter_name, column = "customer id, exactly", "customer", "customer_id"
 
 
+class UserFilter(ExactTextFilter):
+    title, parameter_name, column = "user id, exactly", "user", "user_id"
+
+
 class ModelFilter(ExactTextFilter):
     title, parameter_name, column = "model, exactly", "model", "model"
 
@@ -86,15 +91,26 @@ class UsageFilter(DropdownFilter):
 
 
 class StartedFilter(RangeDateFilter):
-    """Whole days in UTC, both included, read by the primary key."""
+    """Whole days in UTC, both included, read by the primary key.
+
+    Links from budget periods give instants instead, the end excluded: a period is not
+    made of days.
+    """
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        start, end = (self._day(suffix) for suffix in ("_from", "_to"))
-        return queryset.started_between(start, end and end + timedelta(days=1))  # type: ignore[attr-defined]
+        start, end = self._instant("_from"), self._instant("_to", timedelta(days=1))
+        return queryset.started_between(start, end)  # type: ignore[attr-defined]
 
-    def _day(self, suffix: str) -> datetime | None:
-        day = parse_date_str(str(self.used_parameters.get(f"{self.parameter_name}{suffix}", "")))
-        return day and datetime.combine(day, time.min, tzinfo=UTC)
+    def _instant(self, suffix: str, after_day: timedelta = timedelta()) -> datetime | None:
+        text = str(self.used_parameters.get(f"{self.parameter_name}{suffix}", ""))
+        day = parse_date_str(text)
+        if day is not None:
+            return datetime.combine(day, time.min, tzinfo=UTC) + after_day
+        try:
+            instant = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+        return instant if instant.tzinfo else None
 
 
 @admin.register(SpendLog)
@@ -112,6 +128,7 @@ class SpendLogAdmin(LedgerAdmin):
         CustomerFilter,
         ("key", AutocompleteSelectFilter),
         ("team", AutocompleteSelectFilter),
+        UserFilter,
         ModelFilter,
         TagFilter,
         ("status", ChoicesDropdownFilter),
@@ -124,6 +141,7 @@ class SpendLogAdmin(LedgerAdmin):
     show_full_result_count = False
     search_fields = ("id",)
     search_help_text = "Call id (x-litellm-call-id)"
+    change_form_outer_before_template = "admin/refusal.html"
     change_form_outer_after_template = "admin/log_details.html"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -153,7 +171,15 @@ class SpendLogAdmin(LedgerAdmin):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
         log = self.get_object(request, object_id)
-        context = {} if log is None else {"explanation": explain(log), "attempts": _attempts_table(log)}
+        context = (
+            {}
+            if log is None
+            else {
+                "explanation": explain(log),
+                "refusal": explain_refusal(log),
+                "attempts": _attempts_table(log),
+            }
+        )
         return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     # -- one call: what is known, in groups ------------------------------------------

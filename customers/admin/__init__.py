@@ -2,10 +2,10 @@
 The admin of who calls and what they may spend.
 
 Classes here know nothing of money: this app imports no other. Those whose pages
-show spend (customers, keys, teams, users, tags) are registered, with it, in
-`billing/admin/holders.py`; budgets and the log-in records are registered here.
+show spend (customers, keys, teams, users, tags, budgets, the gateway's limits) are
+registered, with it, in `billing/admin/`; groups and the log-in records are registered here.
 """
 
-from customers.admin import budget, system
+from customers.admin import system
 
-__all__ = ["budget", "system"]
+__all__ = ["system"]

@@ -1,6 +1,6 @@
 """What all our admin pages share. How values are written is in `display.py`, fields are in `fields.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.contrib import admin, messages
@@ -12,7 +12,8 @@ from django.utils.text import capfirst
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RadioFilter
 
-from customers.admin.fields import KindedJsonField, LinesField, validate_id
+from customers.admin.fields import KindedJsonField, LinesField, PlainUsdField, validate_id
+from customers.money import UsdField
 from customers.text import is_clean_id
 
 
@@ -21,6 +22,7 @@ class GatewayAdmin(ModelAdmin):
 
     empty_list = ""  # what an empty list says: what it is for, and how rows come to be
     lines_fields: tuple[str, ...] = ("allowed_models", "tags")
+    help_texts: Mapping[str, str] = {}  # what forms say instead of the model, by field
     list_per_page = 50  # the theme takes 4 ms to write a row
     list_filter_submit = True
     list_fullwidth = True
@@ -30,13 +32,24 @@ class GatewayAdmin(ModelAdmin):
     def formfield_for_dbfield(
         self, db_field: models.Field, request: HttpRequest, **kwargs: Any
     ) -> Field | None:
-        texts = {"label": capfirst(str(db_field.verbose_name)), "help_text": db_field.help_text}
+        help_text = self.help_texts.get(db_field.name, db_field.help_text)
+        texts = {"label": capfirst(str(db_field.verbose_name)), "help_text": help_text}
         if db_field.name in self.lines_fields:
             none = " None: every model." if db_field.name == "allowed_models" else ""
             return LinesField(**{**texts, "help_text": f"One per line.{none}"})
         if isinstance(db_field, models.JSONField):
-            return KindedJsonField(kind=db_field.default, initial=db_field.default, **texts)
+            return KindedJsonField(
+                kind=db_field.default,
+                initial=db_field.default,
+                encoder=db_field.encoder,
+                decoder=db_field.decoder,
+                **texts,
+            )
+        if isinstance(db_field, UsdField):
+            kwargs["form_class"] = PlainUsdField
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field is not None:
+            field.help_text = help_text
         if field is not None and db_field.primary_key and isinstance(db_field, models.CharField):
             field.validators.append(validate_id)
         return field

@@ -1,11 +1,15 @@
-"""Form fields of the admin: lists one per line, JSON of one kind, secrets that are never shown."""
+"""Form fields of the admin: lists one per line, JSON of one kind, amounts, secrets that are never shown."""
 
+import json
+from decimal import Decimal
 from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.forms.fields import InvalidJSONInput
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextareaWidget
 
+from customers.money import plain_usd
 from customers.text import MAX_ID_LENGTH, is_clean_id
 
 
@@ -50,6 +54,17 @@ class KindedJsonField(forms.JSONField):
         self.kind = kind
         super().__init__(**{"widget": UnfoldAdminTextareaWidget({"rows": 4}), "required": False, **kwargs})
 
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, InvalidJSONInput):
+            return value
+        return json.dumps(value, ensure_ascii=False, cls=self.encoder, indent=2)
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return super().to_python(value)
+        except ValidationError:
+            raise ValidationError(f"This is not JSON: {_fault(value)}.") from None
+
     def clean(self, value: Any) -> Any:
         cleaned = super().clean(value)
         if cleaned is None:
@@ -61,6 +76,24 @@ class KindedJsonField(forms.JSONField):
         if "\\u0000" in str(value):
             raise ValidationError("PostgreSQL cannot store the character U+0000.")
         return cleaned
+
+
+def _fault(text: str) -> str:
+    """Say what keeps `text` from being JSON, and where."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno}, character {error.colno}: {error.msg}"
+    except (ValueError, RecursionError):
+        pass
+    return "it cannot be read"
+
+
+class PlainUsdField(forms.DecimalField):
+    """An amount of USD, shown as it is written: `3`, not `3.000000000`."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return plain_usd(value) if isinstance(value, Decimal) else value
 
 
 class SecretField(forms.CharField):

@@ -37,17 +37,17 @@ class VirtualKeyAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
         ("team", AutocompleteSelectFilter),
         DeletedFilter,
     )
-    list_select_related = ("team", "user", "customer")
+    list_select_related: tuple[str, ...] = ("team", "user", "customer")
     # Not the secret itself: a search is part of an address, and addresses are logged.
     search_fields = ("alias__icontains", "display_name__endswith", "customer__id__exact")
     search_help_text = "Part of the name, last characters of the key, or a customer's id"
     ordering = ("-created_at",)
-    autocomplete_fields = ("team", "user", "customer", "budget")
+    autocomplete_fields = ("team", "user", "customer", "budget", "customer_budget")
     readonly_fields = ("display_name", "created_at")
     actions_detail = ("rotate",)
     fieldsets = (
         (None, {"fields": ("alias", "display_name", "team", "user", "blocked", "expires_at")}),
-        ("Who pays", {"fields": ("payer_policy", "customer", "budget")}),
+        ("Who pays", {"fields": ("payer_policy", "customer", "budget", "customer_budget")}),
         ("What it may call", {"fields": ("allowed_models",)}),
         ("Labels", {"fields": ("tags", "metadata")}),
     )

@@ -298,10 +298,10 @@ class OverviewTests(AdminTestCase):
             calls=4, unpriced_calls=2,
         )  # fmt: skip
 
-        with self.assertNumQueries(6):  # session, user, latest calls, totals, today, seven days
+        with self.assertNumQueries(7):  # session, user, latest calls, totals, today, seven days, overspend
             response = self.client.get("/admin/")
 
-        today, week, ever, unpriced = response.context["cards"]
+        today, week, ever, unpriced, _ = response.context["cards"]
         self.assertEqual(today["text"], "$1.000000001")
         self.assertEqual(week["text"], "$11.000000001")
         self.assertEqual(ever["text"], "$111.000000001")

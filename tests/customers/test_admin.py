@@ -86,7 +86,7 @@ class CustomerListTests(AdminTestCase):
     def test_it_shows_exact_spend_in_a_fixed_number_of_queries(self):
         self.client.get(self.url(Customer, "changelist"))
 
-        with self.assertNumQueries(4):  # session, user, the capped count, the page
+        with self.assertNumQueries(6):  # session, user, the capped count, the page, default, budget periods
             response = self.client.get(self.url(Customer, "changelist"))
 
         self.assertContains(response, "$0.000046")
