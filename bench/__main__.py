@@ -32,7 +32,7 @@ from tests.provider import ProviderProcess
 
 PAGE = PROJECT_ROOT / "docs" / "benchmarks.md"
 BUSY = 0.5
-KINDS = ("plain", "stream", "steps")
+KINDS = ("plain", "stream", "budget", "steps")
 
 
 def options() -> argparse.Namespace:
@@ -117,7 +117,7 @@ def _measure_rounds(
         say(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): the figures will be off")
     os.sched_setaffinity(0, {load_core})
     run = _start(wanted, results, folder, stack, measured, load_core)
-    kinds = [wanted.only] if wanted.only else ["plain", "stream"]
+    kinds = [wanted.only] if wanted.only else ["plain", "stream", "budget"]
     say("warming up")
     run.warm_up()
     for number in range(1, wanted.rounds + 1):
@@ -127,6 +127,9 @@ def _measure_rounds(
         if "stream" in kinds:
             say(f"round {number} of {wanted.rounds}: streams")
             run.stream_round()
+        if "budget" in kinds:
+            say(f"round {number} of {wanted.rounds}: one hot budget")
+            run.budget_round()
     say(f"{run.booked:,} plain calls booked, {run.served:,} served; "
         f"{run.streams_booked:,} streams booked, {run.streams_served:,} served")  # fmt: skip
     results.figures, results.threads = run.figures, run.threads

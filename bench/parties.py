@@ -31,6 +31,7 @@ from bench.machine import CannotMeasure, Pinned, process_cpu_s
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 DATABASE_URL = "postgres://postgres@127.0.0.1:5432/postgres"
 DRAIN_SECONDS = 60.0
+EDIT_SECONDS = 1.5  # until an edit is in force everywhere, with a margin
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
 # A chat completion of about 0.9 kB, as providers answer a short question.
@@ -244,6 +245,21 @@ class Gateway:
             report = error.read()
         return json.loads(report)
 
+    def hold_on_one_budget(self, is_on: bool) -> None:
+        """Have every call hold on the same budget, or none hold at all; wait until that is in force."""
+        self._call("-m", "bench.hot_budget", "on" if is_on else "off")
+        time.sleep(EDIT_SECONDS)
+
+    def check_budget(self) -> None:
+        """Raises: CannotMeasure where the budget's period is not the sum of what is booked, or holds on."""
+        query = (
+            "SELECT coalesce(sum(spent_cost), 0), coalesce(sum(held), 0), "
+            "(SELECT coalesce(sum(cost), 0) FROM billing_spendlog) FROM billing_budgetperiod"
+        )
+        spent, held, booked = self._row(query)
+        if spent != booked or held:
+            raise CannotMeasure(f"the budget says {spent} spent and {held} held; booked is {booked}")
+
     def drain(self) -> float:
         """Wait until no call is under way and all are booked; return the seconds it took.
 
@@ -259,14 +275,15 @@ class Gateway:
     def booked(self, *, streamed: bool) -> tuple[int, int]:
         """Return (rows of calls that cost something, their cost in whole nano-dollars)."""
         where = f"cost > 0 AND {'' if streamed else 'NOT '}streamed"
-        query = f"SELECT count(*), coalesce(sum(cost), 0) FROM billing_spendlog WHERE {where}"
+        rows, cost = self._row(f"SELECT count(*), coalesce(sum(cost), 0) FROM billing_spendlog WHERE {where}")
+        return rows, round(cost)
+
+    def _row(self, query: str) -> tuple[Any, ...]:
         if self._server_url:
             with psycopg.connect(self._url) as connection:
-                rows, cost = connection.execute(query).fetchone()
-        else:
-            with contextlib.closing(sqlite3.connect(self._url.removeprefix("sqlite:///"))) as connection:
-                rows, cost = connection.execute(query).fetchone()
-        return rows, round(cost)
+                return connection.execute(query).fetchone()
+        with contextlib.closing(sqlite3.connect(self._url.removeprefix("sqlite:///"))) as connection:
+            return connection.execute(query).fetchone()
 
     def database_cpu_s(self) -> float | None:
         """Return the CPU seconds of PostgreSQL's own processes for us; None where they cannot be seen."""

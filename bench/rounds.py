@@ -25,6 +25,7 @@ STREAMS_AT_ONCE = 48
 EVENTS = 60
 WARM_UP_SECONDS = 2
 SAMPLE_SECONDS = 0.5
+UNBUDGETED, BUDGETED = "unbudgeted", "budgeted"  # the gateway, twice
 PEER_SECONDS = 8.0  # at least, for others: at 50 answers a second two seconds say nothing
 PEER_SETTLE_SECONDS = 2.0  # for calls whose client left with the end of the load
 LAG_SECONDS = 2.0  # a recorder that needs longer than this to catch up was not keeping up
@@ -120,6 +121,37 @@ class Run:
         if not result.calls:
             raise CannotMeasure(f"{party.name} answered no call in {seconds:.0f} s")
         return result
+
+    # -- calls under a budget ----------------------------------------------------------
+
+    def budget_round(self) -> None:
+        """Measure the gateway without budgets, and with one that every call holds on, at the same rates."""
+        party = self.gateway
+        assert party.gateway is not None
+        rates = {}
+        for name in (UNBUDGETED, BUDGETED):
+            party.gateway.hold_on_one_budget(name == BUDGETED)
+            with self._alone(party):
+                cpu, _, database = _cpu(party)
+                result = self._wrk(party, connections=CONNECTIONS, seconds=self.seconds)
+                refuse_growth([], party.gateway.drain())
+                cpu_after, _, database_after = _cpu(party)
+            rates[name] = result.rate
+            figures = self.figures[name]
+            figures["rate"].append(result.rate)
+            figures["cpu_ms"].append((cpu_after - cpu) / result.calls * 1000)
+            if database is not None and database_after is not None:
+                figures["database_cpu_ms"].append((database_after - database) / result.calls * 1000)
+        for name in (BUDGETED, UNBUDGETED):
+            party.gateway.hold_on_one_budget(name == BUDGETED)
+            with self._alone(party):
+                rate = SHARE_OF_MAXIMUM * rates[BUDGETED]
+                timed = load.open_loop(party.target, rate=rate, seconds=self.seconds)
+                _refuse_bad(party, timed.bad)
+                party.gateway.drain()
+            self.figures[name]["open_p50_ms"].append(timed.p50_ms)
+            self.figures[name]["open_p99_ms"].append(timed.p99_ms)
+        party.gateway.check_budget()
 
     # -- streamed calls --------------------------------------------------------------
 
