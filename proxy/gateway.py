@@ -271,6 +271,7 @@ class Gateway:
             self._write_unwritten()
             self.body_waits.sweep()
             self.rate_limiter.sweep()
+            self.hold_desk.sweep()
             now = time.monotonic()
             for call in [call for call in self.calls if now > call.ends_at]:
                 call.cut("time_limit")

@@ -233,12 +233,20 @@ def _refusal(rule: Rule, limit: int, amount: int, answer: Answer) -> RateLimited
     retry_after_s = _retry_after_s(enforced, current, previous, elapsed_ms, amount)
     reset_at = datetime.fromtimestamp(time.time() + retry_after_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     share = "" if limit == rule.limit else f" (one web process's share of {rule.limit})"
-    return RateLimited(
+    error = RateLimited(
         f"Rate limit exceeded for {f'{rule.scope} {rule.label or rule.holder}'.strip()}: "
         f"{limit} {_TOLD[rule.kind]}{share}, {_remaining(enforced, current, previous, elapsed_ms)} left, "
         f"resets {reset_at}",
         headers={"retry-after": str(retry_after_s), "rate_limit_type": rule.kind, "reset_at": reset_at},
     )
+    error.refusal = {
+        "scope": rule.scope,
+        "id": rule.label or rule.holder,
+        "rate_limit_type": rule.kind,
+        "limit": limit,
+        "reset_at": reset_at,
+    }
+    return error
 
 
 def _retry_after_s(rule: Rule, current: int, previous: int, elapsed_ms: int, amount: int) -> int:

@@ -387,6 +387,10 @@ class TestRateLimits:
         assert answers[0].headers["x-ratelimit-end_user-remaining-requests"] == "1"
         [row] = gateway.wait_booked(1, customer_id=customer, status="refused")
         assert row["error_type"] == "rate_limit_error"
+        assert row["metadata"]["refusal"] == {
+            "scope": "end_user", "id": customer, "rate_limit_type": "requests", "limit": 2,
+            "reset_at": refused.headers["reset_at"],
+        }  # fmt: skip
 
     def test_requests_at_a_time(self, gateway, limited, customer):
         limited(customer, max_parallel_requests=3)
