@@ -108,7 +108,8 @@ def _add_to_periods(
     moves: Moves,
 ) -> None:
     started_us = microseconds(log.started_at)
-    for periods in running_periods(cursor, behind, from_us=started_us, to_us=started_us).values():
+    running = running_periods(cursor, behind, first_us=max(started_us, microseconds(at)), last_us=started_us)
+    for periods in running.values():
         for period in periods:
-            if period.counts(started_us, log.model) and microseconds(at) < period.ends_us:
+            if period.counts(started_us, log.model):
                 moves.add(period.id, cost=cost, charge=charge)

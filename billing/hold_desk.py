@@ -34,6 +34,7 @@ RENEW_SECONDS = 20.0
 _BATCH = 64
 _AWAY_SECONDS = 1.0  # after a failure nobody is asked for so long
 _IDLE_SECONDS = 0.5
+_HANGS_SECONDS = 4.0  # longer than its own timeouts let a living database take (holds.py)
 _GATHER_SECONDS = 0.003  # for more asks, where the last batch had at least so many:
 _GATHER_FROM = 3
 
@@ -76,13 +77,33 @@ class HoldDesk(threading.Thread):
         self._last_size = 0
         self._has_granted = False
         self._is_recovering = False
+        self._busy_since: float | None = None
+        self._asking: set[asyncio.Future[Decision]] = set()  # the event loop's
         self.last_error: str | None = None
 
     async def admit(self, ask: Ask) -> Decision:
         """Return what becomes of a call. Raises: HoldsAway. Cancelled, it holds nothing."""
+        if self._hangs():
+            raise HoldsAway("The database does not answer.")
         future: asyncio.Future[Decision] = self._loop.create_future()
+        self._asking.add(future)
         self._queue.put(_Waiting(ask, future))
-        return await future
+        try:
+            return await future
+        finally:
+            self._asking.discard(future)
+
+    def sweep(self) -> None:
+        """Let nobody wait for a database that hangs: no timeout of ours ends that. From the event loop."""
+        if self._hangs():
+            self._is_recovering = True
+            self.last_error = TimeoutError.__name__
+            for future in [future for future in self._asking if not future.done()]:
+                future.set_exception(HoldsAway("The database does not answer."))
+
+    def _hangs(self) -> bool:
+        busy_since = self._busy_since
+        return busy_since is not None and time.monotonic() - busy_since > _HANGS_SECONDS
 
     def stop(self) -> None:
         self._queue.put(None)
@@ -95,9 +116,11 @@ class HoldDesk(threading.Thread):
             batch = self._next_batch()
             if batch is None:
                 break
+            self._busy_since = time.monotonic()
             if batch:
                 self._serve(batch)
             self._keep_house()
+            self._busy_since = None
         with contextlib.suppress(DatabaseError, InterfaceError):
             self._release()
         connection.close()
@@ -115,7 +138,7 @@ class HoldDesk(threading.Thread):
                     return None
                 batch.append(waiting)
         self._last_size = len(batch)
-        return [waiting for waiting in batch if not waiting.future.cancelled()]
+        return [waiting for waiting in batch if not waiting.future.done()]
 
     def _serve(self, batch: list[_Waiting]) -> None:
         if self._is_away():

@@ -25,7 +25,7 @@ from billing.holds import Attribution, release, release_journal
 from billing.ledger import HoldGone
 from billing.models import Adjustment, Hold, JournalCheckpoint, SpendLog
 from billing.periods import retried
-from billing.records import CallRecords, interrupted
+from billing.records import CallRecords, Closed, Opened, Sent, interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def book_expired(limit: int, *, grace_s: float, at: datetime) -> int:
     return len(calls)
 
 
-def _claim_expired(limit: int, grace_s: float) -> list:
+def _claim_expired(limit: int, grace_s: float) -> list[tuple[Opened, Sent]]:
     """Take expired leases over for a minute, so that nobody else books their calls meanwhile.
 
     A lock would do that too, but bookings lock holds behind totals, and must do so here.
@@ -94,7 +94,7 @@ def _claim_expired(limit: int, grace_s: float) -> list:
         ]
 
 
-def _ending(opened, sent, at: datetime):
+def _ending(opened: Opened, sent: Sent, at: datetime) -> Closed:
     closed = interrupted(opened, sent, at_us=microseconds(at))
     closed.error_type = LEASE_EXPIRED
     closed.error_message = "The gateway that served the call gave no more news; booked by its estimate."

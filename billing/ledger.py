@@ -62,19 +62,18 @@ def book_estimates(calls: Sequence[CallRecords]) -> None:
     by its journal; any database error. Nothing is written then.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        settled = _write(cursor, calls)
-        if len(settled) != len(calls):
+        if _write(cursor, calls) != len(calls):
             raise HoldGone
 
 
-def _write(cursor: Any, calls: Sequence[CallRecords]) -> set[bytes]:
-    """Write the calls, in the order of docs/locking.md. Returns: the ids of those that held something."""
+def _write(cursor: Any, calls: Sequence[CallRecords]) -> int:
+    """Write the calls, in the order of docs/locking.md. Returns: how many of them held something."""
     holders_of = [_holders(call.opened) for call in calls]
     _insert_logs(cursor, calls)
     _upsert_customers(cursor, calls)
-    _add_totals(cursor, calls, holders_of)
+    totals = _add_totals(cursor, calls, holders_of)
     learn_typical_outputs(cursor, calls)
-    return settle(cursor, calls, holders_of)
+    return settle(cursor, calls, holders_of, totals)
 
 
 def move_checkpoint(cursor: Any, journal_id: uuid.UUID, before: Position, behind: Position) -> None:
@@ -220,8 +219,8 @@ _TOTAL_COLUMNS = (
 
 def _add_totals(
     cursor: Any, calls: Iterable[CallRecords], holders_of: Iterable[list[tuple[str, str]]]
-) -> None:
-    """Add each call to the all-time totals of every holder it has."""
+) -> dict[tuple[str, str], list[int]]:
+    """Add each call to the all-time totals of every holder it has; return what was added to each."""
     totals: dict[tuple[str, str], list[int]] = {}
     for call, behind in zip(calls, holders_of, strict=True):
         amounts = _amounts(call)
@@ -257,6 +256,7 @@ def _add_totals(
         f"last_call_at = {later}(COALESCE({table}.last_call_at, EXCLUDED.last_call_at), "
         "EXCLUDED.last_call_at)",
     )
+    return totals
 
 
 def _amounts(call: CallRecords) -> tuple[int, ...]:

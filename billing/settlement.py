@@ -7,32 +7,38 @@ every period that contains its start, hold or no hold (H5). An unpriced call's h
 become `provisional` instead (H7). Period rows are written last, as sums (H10).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from billing.bulk import given, uuid_text
-from billing.holds import Returned, leave_provisional, take_holds
+from billing.holds import leave_provisional, take_holds
 from billing.models import SpendLog
-from billing.periods import Moves, running_periods
+from billing.periods import Moves, RunningPeriod, running_periods
 from billing.records import CallRecords
+
+Holder = tuple[str, str]  # (type, id)
 
 _KEEP_RECENT = 1000  # calls; with more, both counters of a typical output are halved
 
 
 def settle(
-    cursor: Any, calls: Sequence[CallRecords], holders: Sequence[Sequence[tuple[str, str]]]
-) -> set[bytes]:
-    """Settle the calls and return the ids of those that held something.
+    cursor: Any,
+    calls: Sequence[CallRecords],
+    holders_of: Sequence[Sequence[Holder]],
+    added: Mapping[Holder, Sequence[int]],
+) -> int:
+    """Settle the calls and return how many of them held something.
 
-    holders: (type, id) of everyone behind each call, in the order of `calls`.
+    holders_of: everyone behind each call, in the order of `calls`. added: what the calls
+    add to each holder's total, (cost, charge, …) in nano-dollars.
     """
     if not _are_there_periods(cursor):
-        return set()
+        return 0
     moves = Moves()
-    returned = _return_holds(cursor, calls, moves)
-    _add_spent(cursor, calls, holders, moves)
+    held = _return_holds(cursor, calls, moves)
+    _add_spent(cursor, calls, holders_of, added, moves)
     moves.write(cursor)
-    return {hold.call_id for hold in returned}
+    return held
 
 
 def _are_there_periods(cursor: Any) -> bool:
@@ -41,11 +47,11 @@ def _are_there_periods(cursor: Any) -> bool:
     return cursor.fetchone() is not None
 
 
-def _return_holds(cursor: Any, calls: Iterable[CallRecords], moves: Moves) -> list[Returned]:
+def _return_holds(cursor: Any, calls: Iterable[CallRecords], moves: Moves) -> int:
     priced: list[tuple[str]] = []
     unpriced: list[tuple[str]] = []
     for call in calls:
-        ids = priced if call.closed.cost_nano is not None else unpriced
+        ids = unpriced if call.closed.cost_nano is None else priced
         ids.append((uuid_text(call.opened.call_id),))
     gone = take_holds(cursor, *_of_calls(priced)) if priced else []
     for hold in gone:
@@ -53,7 +59,7 @@ def _return_holds(cursor: Any, calls: Iterable[CallRecords], moves: Moves) -> li
     left = leave_provisional(cursor, *_of_calls(unpriced)) if unpriced else []
     for hold in left:
         moves.add(hold.period_id, held=-hold.amount_nano, provisional=hold.amount_nano)
-    return gone + left
+    return len({hold.call for hold in [*gone, *left]})
 
 
 def _of_calls(call_ids: list[tuple[str]]) -> tuple[str, list[Any]]:
@@ -62,23 +68,38 @@ def _of_calls(call_ids: list[tuple[str]]) -> tuple[str, list[Any]]:
 
 
 def _add_spent(
-    cursor: Any, calls: Sequence[CallRecords], holders: Sequence[Sequence[tuple[str, str]]], moves: Moves
+    cursor: Any,
+    calls: Sequence[CallRecords],
+    holders_of: Sequence[Sequence[Holder]],
+    added: Mapping[Holder, Sequence[int]],
+    moves: Moves,
 ) -> None:
-    spending = [
-        (call, of_call)
-        for call, of_call in zip(calls, holders, strict=True)
-        if call.closed.cost_nano or call.closed.charge_nano
-    ]
-    if not spending:
-        return
-    starts = [call.opened.started_us for call, _ in spending]
-    everyone = {holder for _, of_call in spending for holder in of_call}
-    periods = running_periods(cursor, everyone, from_us=min(starts), to_us=max(starts))
-    if not periods:
-        return
-    for call, of_call in spending:
+    starts = [call.opened.started_us for call in calls]
+    spending = [holder for holder, sums in added.items() if sums[0] or sums[1]]
+    periods = running_periods(cursor, spending, first_us=min(starts), last_us=max(starts))
+    partial: dict[Holder, list[RunningPeriod]] = {}
+    for holder, running in periods.items():
+        cost, charge = added[holder][:2]
+        for period in running:
+            # Optimization: most count every call of a batch, whose sum is known already.
+            if period.counts_all:
+                moves.add(period.id, cost=cost, charge=charge)
+            else:
+                partial.setdefault(holder, []).append(period)
+    if partial:
+        _add_call_by_call(calls, holders_of, partial, moves)
+
+
+def _add_call_by_call(
+    calls: Sequence[CallRecords],
+    holders_of: Sequence[Sequence[Holder]],
+    periods: Mapping[Holder, Sequence[RunningPeriod]],
+    moves: Moves,
+) -> None:
+    """Add what counts in periods that begin or end within the batch, or are of one model."""
+    for call, behind in zip(calls, holders_of, strict=True):
         opened, closed = call.opened, call.closed
-        for holder in of_call:
+        for holder in behind:
             for period in periods.get(holder, ()):
                 if period.counts(opened.started_us, opened.model):
                     moves.add(period.id, cost=closed.cost_nano or 0, charge=closed.charge_nano or 0)

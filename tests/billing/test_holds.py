@@ -354,12 +354,14 @@ class RenewalTests(TestCase):
 
 
 class KnownPeriodsTests(TestCase):
-    def test_it_keeps_within_its_bounds(self):
+    def test_it_keeps_within_its_bounds_and_a_batch_still_finds_its_rows(self):
         known = KnownPeriods(most=10)
-        for number in range(50):
-            admit_one(make_ask((july("customer", f"c{number}"), "1")), known=known)
+        for turn in range(20):
+            keys = [july("customer", f"c{number}") for number in (0, *range(turn * 4, turn * 4 + 4))]
+            decisions = admit([make_ask((key, "99")) for key in keys], lease_s=LEASE_S, known=known)
+            self.assertEqual({type(each) for each in decisions}, {Granted})
 
-        self.assertLessEqual(len(known._rows), 10)
+            self.assertLessEqual(len(known._rows), 10 + len(keys))
 
     def test_a_stale_memory_is_put_right(self):
         """Whatever a thread remembers, what it holds on is what the database says."""

@@ -12,6 +12,8 @@ import tempfile
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 from django.db import transaction
 from django.test import TestCase
@@ -34,7 +36,7 @@ from billing.periods import KnownPeriods, PeriodKey, ensure_periods, start_afres
 from billing.recorder import JournalBooker, JournalReader, adopt_orphan
 from billing.records import interrupted
 from customers.money import to_nano
-from tests.billing.budgets import all_time, check_the_books, make_ask, settle_calls
+from tests.billing.budgets import all_time, check_the_books, contains, make_ask, settle_calls
 from tests.billing.making import INSTALLATION, NOON, killed, make_call, make_closed, make_opened, make_sent
 
 HOUR = timedelta(hours=1)
@@ -68,10 +70,14 @@ class Books(RuleBasedStateMachine):
         self.atomic = transaction.atomic()
         self.atomic.__enter__()
         self.now = NOON
+        # The recorder reads the clock where it books what a late journal says.
+        self.clock = mock.patch("billing.recorder.datetime", SimpleNamespace(now=lambda zone: self.now))
+        self.clock.start()
         self.alive: list[Process] = []
         self.lost: list[Process] = []
 
     def teardown(self) -> None:
+        self.clock.stop()
         for process in self.alive + self.lost:
             killed(process.journal)
         transaction.set_rollback(True)
@@ -156,6 +162,8 @@ class Books(RuleBasedStateMachine):
             process.journal.append(opened, note)
             process.sent.append((opened, note))
         process.held += granted[sent:]
+        made = Hold.objects.filter(call_id__in=[uuid.UUID(bytes=opened.call_id) for opened in granted])
+        assert all(contains(hold.period, hold.started_at) for hold in made.select_related("period"))
 
     @precondition(lambda self: any(process.held for process in self.alive))
     @rule(data=st.data())

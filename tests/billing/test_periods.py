@@ -7,6 +7,7 @@ from django.db import connection
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
+from billing.adjustments import adjust
 from billing.models import Adjustment, BudgetPeriod, SpendLog, SpendTotal
 from billing.models.ledger_model import WrittenByTheLedger
 from billing.models.spend_total import team_member_id
@@ -217,6 +218,18 @@ class StartAfreshTests(TestCase):
         start_afresh([july()], at=NOON + timedelta(seconds=1))
 
         self.assertEqual((figures(july(), 0)[0], figures(july(), 1)[0]), usd("0", "0.5"))
+        check_the_books()
+
+    def test_an_adjustment_of_the_very_instant_is_behind_the_cut(self):
+        """What counts is told by the clock alone, so that anybody can redo the sum."""
+        book_calls(make_call(customer_id="acme", cost_usd="0.5"))
+        ensure_periods([july()])
+        cut = NOON + timedelta(hours=1)
+        adjust(SpendLog.objects.get(), cost_nano=0, charge_nano=0, reason="repricing", at=cut)
+
+        start_afresh([july()], at=cut)
+
+        self.assertEqual((figures(july(), 0)[0], figures(july(), 1)[0]), usd("0.5", "0"))
         check_the_books()
 
     def test_the_cut_is_on_a_millisecond_so_that_ids_tell_the_sides_apart(self):
