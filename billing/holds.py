@@ -9,15 +9,17 @@ functions. What becomes of holds whose worker died is in `leases.py`. Amounts ar
 nano-dollars; leases run by the database's clock.
 """
 
+import contextlib
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 from django.db import connection, transaction
 
-from billing.bulk import database_time, for_update, given, timestamp, uuid_text
+from billing.bulk import array, database_time, for_update, given, timestamp, uuid_text
 from billing.periods import (
     KnownPeriod,
     KnownPeriods,
@@ -201,7 +203,9 @@ def admit(asks: Sequence[Ask], *, lease_s: float, known: KnownPeriods) -> list[G
     while True:
         rows = _rows_of(asks, known)
         try:
-            return retried(partial(_admit, asks, rows, lease_s))
+            return retried(partial(_admit_all, asks, rows, lease_s)) or retried(
+                partial(_admit, asks, rows, lease_s)
+            )
         except _Outdated:
             known.forget(claim.period for ask in asks for claim in ask.claims)
 
@@ -225,10 +229,110 @@ def _rows_of(asks: Sequence[Ask], known: KnownPeriods) -> list[list[KnownPeriod]
     return rows  # type: ignore[return-value]
 
 
+def _admit_all(
+    asks: Sequence[Ask], rows: Sequence[Sequence[KnownPeriod]], lease_s: float
+) -> list[Granted | Refused]:
+    """Admit all asks where together they fit; else, and on SQLite, return nothing and write nothing.
+
+    Optimization: nearly every batch fits, and then one statement does what takes a
+    transaction of four. It locks, decides and writes the same rows in the same order.
+    """
+    if connection.vendor != "postgresql" or any(ask.max_units for ask in asks):
+        return []
+    sums: dict[int, list[Any]] = {}  # period id → amount, limit, end, whether it counts the charge
+    for ask, found in zip(asks, rows, strict=True):
+        for claim, row in zip(ask.claims, found, strict=True):
+            known = sums.get(row.id)
+            if known is None:
+                end = None if row.ends_us == float("inf") else timestamp(int(row.ends_us))
+                sums[row.id] = [ask.amount_nano, claim.limit_nano, end, claim.period.is_charged]
+            else:
+                known[0] += ask.amount_nano
+                known[1] = min(known[1], claim.limit_nano)
+    if not sums:
+        return []
+    everyone = [Granted(ask.amount_nano, 0, ()) for ask in asks]
+    parameters = [
+        *given(_SUM_COLUMNS, [(period_id, *each) for period_id, each in sums.items()]).parameters,
+        array(sorted(sums)),
+        len(sums),
+        lease_s,
+        *given(_HOLD_COLUMNS, _holds_of(asks, rows, everyone)).parameters,
+    ]
+    _be_impatient()
+    # One statement is a transaction; within another (a test's) it must be undone alone.
+    alone = transaction.atomic() if connection.in_atomic_block else contextlib.nullcontext()
+    with alone, connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        found_rows = cursor.execute(_ADMIT_ALL, parameters, prepare=True).fetchall()
+    if not found_rows or not found_rows[0][0]:
+        return []
+    spent = {period_id: (cost, charge) for _, period_id, cost, charge in found_rows}
+    return [
+        Granted(
+            ask.amount_nano,
+            0,
+            tuple(
+                spent[row.id][1 if claim.period.is_charged else 0]
+                for claim, row in zip(ask.claims, found, strict=True)
+            ),
+        )
+        for ask, found in zip(asks, rows, strict=True)
+    ]
+
+
+_SUM_COLUMNS = (
+    ("bigint", "id"),
+    ("bigint", "held"),
+    ("bigint", "least"),
+    ("timestamptz", "ends_at"),
+    ("boolean", "is_charged"),
+)
+_HOLD_COLUMNS = (
+    ("uuid", "call_id"),
+    ("bigint", "period_id"),
+    ("bigint", "amount"),
+    ("uuid", "journal_id"),
+    ("timestamptz", "started_at"),
+    ("jsonb", "attribution"),
+)
+
+
+def _arrays(columns: Sequence[tuple[str, str]]) -> str:
+    arrays = ", ".join(f"%s::{type_}[]" for type_, _ in columns)
+    return f"unnest({arrays}) AS given({', '.join(name for _, name in columns)})"
+
+
+_HOLD_NAMES = ", ".join(name for _, name in _HOLD_COLUMNS)
+_SPENT = "CASE WHEN given.is_charged THEN locked.spent_charge ELSE locked.spent_cost END + locked.provisional"
+_ADMIT_ALL = f"""
+WITH given AS MATERIALIZED (SELECT * FROM {_arrays(_SUM_COLUMNS)}),
+locked AS MATERIALIZED (
+    SELECT id, ends_at, spent_cost, spent_charge, held, provisional FROM billing_budgetperiod
+    WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE
+),
+fits AS MATERIALIZED (
+    SELECT count(*) = %s AS all_of_them FROM locked JOIN given ON given.id = locked.id
+    WHERE locked.ends_at IS NOT DISTINCT FROM given.ends_at
+    AND {_SPENT} + locked.held + given.held <= given.least AND {_SPENT} < given.least
+),
+moved AS (
+    UPDATE billing_budgetperiod AS period SET held = period.held + given.held, last_limit = given.least
+    FROM given, fits WHERE fits.all_of_them AND period.id = given.id
+),
+made AS (
+    INSERT INTO billing_hold ({_HOLD_NAMES}, lease_expires_at)
+    SELECT {_HOLD_NAMES}, clock_timestamp() + make_interval(secs => %s::double precision)
+    FROM {_arrays(_HOLD_COLUMNS)}, fits WHERE fits.all_of_them
+)
+SELECT fits.all_of_them, locked.id, locked.spent_cost, locked.spent_charge FROM fits, locked
+"""
+
+
 def _admit(
     asks: Sequence[Ask], rows: Sequence[Sequence[KnownPeriod]], lease_s: float
 ) -> list[Granted | Refused]:
-    with transaction.atomic(), _impatient_cursor() as cursor:
+    _be_impatient()
+    with transaction.atomic(), connection.cursor() as cursor:
         balances = _locked_balances(cursor, {row.id: row for found in rows for row in found})
         decisions = [
             decide(ask, [balances[row.id] for row in found]) for ask, found in zip(asks, rows, strict=True)
@@ -237,20 +341,21 @@ def _admit(
     return decisions
 
 
-def _impatient_cursor() -> Any:
-    """Return a cursor of a connection that waits for no lock for long: callers do wait (H10)."""
-    if (
-        connection.vendor == "postgresql"
-        and getattr(connection, _IMPATIENT, None) is not connection.connection
-    ):
+def _be_impatient() -> None:
+    """Have this thread's connection wait for no lock for long: callers do wait (H10)."""
+    if connection.vendor != "postgresql":
+        return
+    connection.ensure_connection()
+    if getattr(connection, _IMPATIENT, None) is not connection.connection:
         # Optimization: once for each connection, not in each transaction.
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+                "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false), "
+                # The plan never depends on the values, and making one takes longer than it runs.
+                "set_config('plan_cache_mode', 'force_generic_plan', false)",
                 [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
             )
         setattr(connection, _IMPATIENT, connection.connection)
-    return connection.cursor()
 
 
 def _locked_balances(cursor: Any, rows: dict[int, KnownPeriod]) -> dict[int, Balance]:
@@ -294,14 +399,6 @@ def decide(ask: Ask, balances: Sequence[Balance]) -> Granted | Refused:
     return Granted(amount, units, tuple(spent_nano))
 
 
-_HOLD_COLUMNS = (
-    ("uuid", "call_id"),
-    ("bigint", "period_id"),
-    ("bigint", "amount"),
-    ("uuid", "journal_id"),
-    ("timestamptz", "started_at"),
-    ("jsonb", "attribution"),
-)
 _to_json = msgspec.json.Encoder().encode
 
 

@@ -180,8 +180,9 @@ class AdmissionTests(TestCase):
         statements = [
             q["sql"] for q in queries if "SAVEPOINT" not in q["sql"] and "set_config" not in q["sql"]
         ]
-        writes = ["WITH"] if connection.vendor == "postgresql" else ["UPDATE", "INSERT"]
-        self.assertEqual([sql.split()[0] for sql in statements], ["SELECT", *writes])
+        # On PostgreSQL a batch that fits is one statement, past Django's cursors.
+        expected = [] if connection.vendor == "postgresql" else ["SELECT", "UPDATE", "INSERT"]
+        self.assertEqual([sql.split()[0] for sql in statements], expected)
         check_the_books()
 
     def test_a_batch_is_decided_in_the_order_of_arrival(self):
