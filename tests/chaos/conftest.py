@@ -1,4 +1,8 @@
-"""Fixtures of the fault tests: each has its own provider and its own gateway, for it breaks them."""
+"""
+Fixtures of the fault tests: most have their own provider and gateway, for they break them.
+
+Those of budgets share a `shop`: several workers take long to start.
+"""
 
 import random
 from collections.abc import Iterator
@@ -6,6 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.support import scale
+from tests.chaos.support.behind import database_wire
+from tests.chaos.support.shop import WORKERS, Shop, open_shop
+from tests.chaos.support.tcp_proxy import DatabaseWire
 from tests.provider import ProviderProcess
 
 
@@ -21,3 +28,16 @@ def rng() -> random.Random:
 def provider() -> Iterator[ProviderProcess]:
     with ProviderProcess() as process:
         yield process
+
+
+@pytest.fixture(scope="package", params=WORKERS, ids=lambda workers: f"{workers}-workers")
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    with open_shop(request.param) as shop:
+        yield shop
+
+
+@pytest.fixture
+def wire() -> Iterator[DatabaseWire]:
+    """A wire to PostgreSQL that may be cut."""
+    with database_wire() as wire:
+        yield wire

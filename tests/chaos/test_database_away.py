@@ -7,15 +7,13 @@ tests go on using the server.
 """
 
 import asyncio
-import os
 import random
 import time
-from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests import services
+from tests.chaos.support.behind import GatewayBehind
 from tests.chaos.support.calls import Call, make_call
 from tests.chaos.support.load import Load
 from tests.chaos.support.scale import scaled
@@ -35,18 +33,11 @@ AWAY_SECONDS = scaled(6, 20)
 CLIENTS = scaled(20, 50)
 
 
-@pytest.fixture
-def wire() -> Iterator[DatabaseWire]:
-    server = urlsplit(os.environ["DATABASE_URL"])
-    with DatabaseWire(server.hostname or "127.0.0.1", server.port or 5432) as wire:
-        yield wire
-
-
 @pytest.mark.parametrize("kind", ["stopped", "hanging"])
 def test_no_call_fails_and_each_is_booked_once_when_the_database_was_away(
     kind: str, provider: ProviderProcess, wire: DatabaseWire, rng: random.Random
 ):
-    with _GatewayBehind(wire, provider=provider) as gateway:
+    with GatewayBehind(wire, provider=provider) as gateway:
         _, secret = gateway.create_key(alias="known")
         _, unseen_secret = gateway.create_key(alias="not seen yet")
         asyncio.run(_answer(make_call(rng), gateway, secret))  # from now on the key is known
@@ -66,17 +57,6 @@ def test_no_call_fails_and_each_is_booked_once_when_the_database_was_away(
         assert accounts.share_from_provider() == 1
         assert status_afterwards == 200, "a key that was asked for during the outage stays unknown"
         assert_totals_are_the_rows(gateway)
-
-
-class _GatewayBehind(GatewayProcess):
-    """A gateway whose way to the database is the wire; the test's own queries go past it."""
-
-    def __init__(self, wire: DatabaseWire, **options: object) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]
-        parts = urlsplit(self.database_url)
-        user = parts.netloc.rpartition("@")[0]
-        address = f"{user}@127.0.0.1:{wire.port}" if user else f"127.0.0.1:{wire.port}"
-        self.environment["DATABASE_URL"] = parts._replace(netloc=address).geturl()
 
 
 def _outage(

@@ -1,6 +1,7 @@
 """Clients that hang up, each at a moment and in a manner of its own."""
 
 import asyncio
+import contextlib
 import random
 
 from tests.chaos.support.calls import Call
@@ -45,8 +46,9 @@ async def _hang_up(connection: Connection, manner: float) -> None:
     if manner < 0.4:
         connection.reset()
     elif manner < 0.6:
-        connection.half_close()
-        await asyncio.sleep(0.05)
+        with contextlib.suppress(OSError):  # the gateway may have died
+            connection.half_close()
+            await asyncio.sleep(0.05)
         connection.close()
     else:
         connection.close()

@@ -54,6 +54,11 @@ class Connection:
             raise
         return connection
 
+    @property
+    def socket_name(self) -> tuple[str, int]:
+        """Return our own address: (host, port)."""
+        return self._sock.getsockname()
+
     async def send(self, data: bytes) -> None:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await self._loop.sock_sendall(self._sock, data)
