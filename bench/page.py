@@ -25,6 +25,7 @@ THREADS = {
     "journal-syncer": "journal syncer",
     "refresher": "refresher",
     "lookup": "key look-ups",
+    "hold-desk": "hold desk",
 }
 
 

@@ -50,7 +50,7 @@ def made_up_results() -> Results:
                 "first_byte_ms": [1.0, 1.1, 1.2],
             },
         },
-        threads={"main": [0.2] * 3, "recorder": [0.03] * 3, "tokio-1": [0.01] * 3, "tokio-2": [0.02] * 3},
+        threads={"main": [0.2] * 3, "recorder": [0.03] * 3, "lookup_0": [0.01] * 3, "lookup_1": [0.02] * 3},
         steps=[("authenticate", 3.25)],
         missing_peers={"portkey": "npm is not installed"},
     )
@@ -69,7 +69,7 @@ class PageTests(SimpleTestCase):
 
         self.assertIn("| 10 % (8\N{EN DASH}10) | met |", text)
         self.assertIn("| CPU per call | ≤ 0.3 ms | 0.31 ms (0.25\N{EN DASH}0.35) | **not met** |", text)
-        self.assertIn("| transport | 0.03 |", text)
+        self.assertIn("| key look-ups | 0.03 |", text)
         self.assertIn("| authenticate | 3.25 |", text)
         self.assertIn("npm is not installed", text)
 

@@ -4,6 +4,7 @@ Nobody is refused for money that is still there, and what a killed worker held c
 Customers stay at the edge of their budgets for minutes, among clients that leave, providers
 that fail and workers that are killed. Each refusal is judged by an oracle that knows all
 calls; holds of killed workers must be gone within five seconds; in the end every sum agrees.
+CHAOS_SECONDS sets how long this goes on.
 """
 
 import asyncio
@@ -101,6 +102,7 @@ def test_nobody_is_refused_what_is_there_and_killed_workers_hold_nothing(shop: S
 
     refusals = [attempt for attempt in shoppers.attempts if attempt.is_over_budget]
     oracle = Oracle(shoppers.attempts, books, bill, journals=shop.witness.journals(), kills=kills)
+    assert kills, "no worker was killed"
     verdicts = list(map(oracle.judge, refusals))
     false = [verdict for verdict in verdicts if verdict.is_false]
     print(

@@ -21,8 +21,10 @@ import msgspec
 from django.conf import settings
 from django.test import override_settings
 
+from billing.hold_desk import HoldDesk
 from billing.models import Price
 from billing.records import Closed, Opened, Record, Sent
+from billing.write_turn import WriteTurn
 from proxy import gateway as gateway_module
 from proxy.calls import Call, Head
 from proxy.catalog import build_catalog
@@ -208,6 +210,7 @@ async def playing(case: Any, *, price: bool = True, **providers: Provider | Any)
     with override_settings(**options):
         gateway = Gateway(settings)
     gateway.journal = make_journal(case, make_folder(case))
+    gateway.hold_desk = HoldDesk(gateway.journal.id, gateway.loop, WriteTurn())  # asked by nobody
     gateway.refresher.catalog = _catalog(list(providers), price=price)
     by_host = {f"{name}.test": provider for name, provider in providers.items()}
     gateway.transport = lambda target: by_host[httpx.URL(target.openai_base_url).host]
