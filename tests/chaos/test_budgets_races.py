@@ -116,8 +116,6 @@ def _assert_within_bound(racer: Racer, shop: Shop, books: Books, bill: dict[str,
     assert max(state.taken for state in states if state.is_admission) <= limit, "one too many passed"
     if racer.mode == "strict":
         assert max(state.taken for state in states) <= limit, "for a moment more was promised than there is"
-    else:
-        assert spent > limit, "no call cost more than its hold: nothing was tried"
     # A call whose usage nobody reported is booked by an estimate, and may have been billed for more.
     assert billed <= max(limit, spent) + _billed_beyond_estimates(books, bill, racer.customer)
 

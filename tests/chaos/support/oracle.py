@@ -24,6 +24,7 @@ _UNBOOKED_SECONDS = 1  # a call that ended so long before its worker was killed 
 class Served(NamedTuple):
     """A call that was let through: under way from its start to its end, settled afterwards."""
 
+    name: str
     began_at: float
     ended_at: float
     most: int
@@ -37,6 +38,7 @@ class Verdict(NamedTuple):
     limit: int
     asked: int
     counted: int  # the most that could rightly count
+    just_ended: list[str]  # calls that ended less than a second before: was one of them still held?
     said: dict[str, int]  # the refusal's own figures
 
     @property
@@ -53,7 +55,8 @@ class Verdict(NamedTuple):
         took_s = self.attempt.ended_at - self.attempt.began_at
         return (
             f"{self.attempt.purchase.name} asked for {self.asked} and was refused after {took_s:.2f} s: "
-            f"at most {self.counted} of {self.limit} could count; said was {self.said}"
+            f"at most {self.counted} of {self.limit} could count; said was {self.said}; "
+            f"ended just before: {', '.join(self.just_ended) or 'nothing'}"
         )
 
 
@@ -83,7 +86,13 @@ class Oracle:
             if attempt is not None and log["status"] != "refused":
                 ended_at = self._end(attempt, log, left_provider_at.get(log["client_call_id"]))
                 self._served[log["customer_id"]].append(
-                    Served(attempt.began_at, ended_at, attempt.purchase.most or 0, log["cost"] or 0)
+                    Served(
+                        f"{log['client_call_id']} ({log['status']})",
+                        attempt.began_at,
+                        ended_at,
+                        attempt.purchase.most or 0,
+                        log["cost"] or 0,
+                    )
                 )
 
     def _end(self, attempt: Attempt, log: dict[str, Any], left_provider_at: float | None) -> float:
@@ -100,12 +109,16 @@ class Oracle:
         said = {
             name: _nano(attempt.error[name]) for name in ("limit", "spent", "held", "provisional", "hold")
         }
-        counted = 0
+        counted, just_ended = 0, []
         for served in self._served[customer_of(attempt.purchase.name)]:
             if served.began_at <= attempt.ended_at:
                 is_settled = served.ended_at < attempt.began_at
                 counted += served.cost if is_settled else max(served.cost, served.most)
-        return Verdict(attempt, said["limit"], attempt.purchase.most or said["hold"], counted, said)
+                ago_s = attempt.began_at - served.ended_at
+                if 0 < ago_s < 1:
+                    just_ended.append(f"{served.name} {ago_s:.3f} s ago")
+        asked = attempt.purchase.most or said["hold"]
+        return Verdict(attempt, said["limit"], asked, counted, just_ended, said)
 
 
 def _nano(usd: Any) -> int:
