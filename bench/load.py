@@ -194,7 +194,7 @@ class OpenLoopResult(NamedTuple):
     bad: int
 
 
-def open_loop(target: Target, *, rate: float, seconds: float, connections: int = 32) -> OpenLoopResult:
+def open_loop(target: Target, *, rate: float, seconds: float, connections: int = 128) -> OpenLoopResult:
     """Send `rate` calls a second at random instants (Poisson), each timed from when it was due."""
     return _run(_open_loop(target, rate, seconds, connections))
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 from django.db import connection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,7 +25,7 @@ _to_json = msgspec.json.Encoder().encode
 
 
 class Given(NamedTuple):
-    """A table named `given`, for a FROM clause, and the parameters it takes."""
+    """A piece of a statement, `given` as a table or a condition, and the parameters it takes."""
 
     sql: str
     parameters: list[Any]
@@ -43,6 +44,31 @@ def given(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> 
         return Given(f"unnest({arrays}) AS given({names})", lists)
     values = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, (_, name) in enumerate(columns))
     return Given(f"(SELECT {values} FROM json_each(%s)) AS given", [_to_json(rows).decode()])
+
+
+def prepared(cursor: Any, statement: str, parameters: Sequence[Any] = ()) -> Any:
+    """Execute a statement whose text never changes, and return the cursor that has its rows.
+
+    Optimization: PostgreSQL keeps it parsed and planned for the connection. For the short
+    statements of admission and settlement that is most of the work.
+    """
+    # Where somebody looks on (DEBUG, tests, an `execute_wrapper`), it is Django's cursor that tells them.
+    is_watched = connection.queries_logged or connection.execute_wrappers
+    if connection.vendor != "postgresql" or is_watched:
+        cursor.execute(statement, parameters)
+        return cursor
+    connection.ensure_connection()
+    # Django switches preparing off altogether; psycopg then ignores `prepare=True` in silence.
+    connection.connection.prepare_threshold = 0
+    with connection.wrap_database_errors:
+        return psycopg.Cursor(connection.connection).execute(statement, parameters, prepare=True)
+
+
+def among(column: str, type_: str, values: Sequence[Any]) -> Given:
+    """Return a condition: `column` is one of the values. Numbers and texts, as in `given`."""
+    if connection.vendor == "postgresql":
+        return Given(f"{column} = ANY(%s::{type_}[])", [array(values)])
+    return Given(f"{column} IN (SELECT value FROM json_each(%s))", [_to_json(values).decode()])
 
 
 def array(column: Sequence[Any]) -> str:

@@ -16,10 +16,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-import psycopg
 from django.db import connection, transaction
 
-from billing.bulk import array, database_time, for_update, given, timestamp, uuid_text
+from billing.bulk import Given, among, array, database_time, for_update, given, prepared, timestamp, uuid_text
 from billing.periods import (
     KnownPeriod,
     KnownPeriods,
@@ -262,8 +261,8 @@ def _admit_all(
     _be_impatient()
     # One statement is a transaction; within another (a test's) it must be undone alone.
     alone = transaction.atomic() if connection.in_atomic_block else contextlib.nullcontext()
-    with alone, connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
-        found_rows = cursor.execute(_ADMIT_ALL, parameters, prepare=True).fetchall()
+    with alone, connection.cursor() as cursor:
+        found_rows = prepared(cursor, _ADMIT_ALL, parameters).fetchall()
     if not found_rows or not found_rows[0][0]:
         return []
     spent = {period_id: (cost, charge) for _, period_id, cost, charge in found_rows}
@@ -351,7 +350,7 @@ def _be_impatient() -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false), "
-                # The plan never depends on the values, and making one takes longer than it runs.
+                # These plans never depend on the values, and making one takes longer than it runs.
                 "set_config('plan_cache_mode', 'force_generic_plan', false)",
                 [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
             )
@@ -462,8 +461,8 @@ def release(call_ids: Iterable[bytes]) -> int:
 
     Safe to do twice: only what is still held comes back.
     """
-    source = given((("uuid", "call_id"),), [(uuid_text(call_id),) for call_id in call_ids])
-    return retried(lambda: _release(f"hold.call_id IN (SELECT call_id FROM {source.sql})", source.parameters))
+    condition = of_calls(call_ids)
+    return retried(lambda: _release(condition.sql, condition.parameters))
 
 
 def release_journal(journal_id: uuid.UUID) -> int:
@@ -481,6 +480,11 @@ def _release(condition: str, parameters: list[Any]) -> int:
     return len(returned)
 
 
+def of_calls(call_ids: Iterable[bytes]) -> Given:
+    """Return the condition that a hold is of one of the calls."""
+    return among("hold.call_id", "uuid", [uuid_text(call_id) for call_id in call_ids])
+
+
 def take_holds(
     cursor: Any, condition: str, parameters: list[Any], *, provisional: bool = False
 ) -> list[Returned]:
@@ -489,11 +493,8 @@ def take_holds(
     condition: SQL about `hold`. provisional: those without a lease, else those with one.
     """
     lease = "IS NULL" if provisional else "IS NOT NULL"
-    cursor.execute(
-        f"DELETE FROM billing_hold WHERE id IN ({_ids(condition, lease)}) RETURNING {_RETURNED}",
-        parameters,
-    )
-    return _returned(cursor)
+    statement = f"DELETE FROM billing_hold WHERE id IN ({_ids(condition, lease)}) RETURNING {_RETURNED}"
+    return _returned(prepared(cursor, statement, parameters))
 
 
 def leave_provisional(cursor: Any, condition: str, parameters: list[Any]) -> list[Returned]:
@@ -529,9 +530,9 @@ def renew(journal_id: uuid.UUID, *, lease_s: float, call_ids: Collection[bytes] 
     """
     condition, parameters = "hold.journal_id = %s", [journal_id.hex]
     if call_ids is not None:
-        source = given((("uuid", "call_id"),), [(uuid_text(call_id),) for call_id in call_ids])
-        condition += f" AND hold.call_id IN (SELECT call_id FROM {source.sql})"
-        parameters += source.parameters
+        these = of_calls(call_ids)
+        condition += f" AND {these.sql}"
+        parameters += these.parameters
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE billing_hold SET lease_expires_at = {database_time(lease_s)} WHERE id IN ("

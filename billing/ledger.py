@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import connection, transaction
 
-from billing.bulk import array, timestamp, uuid_text
+from billing.bulk import array, prepared, timestamp, uuid_text
 from billing.journal import Position
 from billing.models import SpendLog, SpendTotal
 from billing.models.spend_total import holders
@@ -308,7 +308,8 @@ def _insert_many(
     if connection.vendor == "postgresql":
         arrays = ", ".join(f"%s::{type_}[]" for type_, _ in columns)
         select = values.format(**{name: name for name in names})
-        cursor.execute(
+        prepared(
+            cursor,
             f"{insert} SELECT {select} FROM unnest({arrays}) AS given({', '.join(names)}) {conflict}",
             [array(column) for column in zip(*rows, strict=True)],
         )

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple, TypeVar
 from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet, Sum
 
-from billing.bulk import array, for_update, from_microseconds, given, instant, microseconds, timestamp
+from billing.bulk import (
+    array,
+    from_microseconds,
+    given,
+    instant,
+    microseconds,
+    prepared,
+    timestamp,
+)
 from billing.models import Adjustment, HolderType, SpendLog
 from billing.models.attributed import AttributedQuerySet
 from customers.money import to_nano
@@ -348,12 +356,13 @@ def running_periods(
         f"WHERE period.counts_from <= %s AND {has_not_ended}"
         for has_not_ended in ("period.ends_at IS NULL", "period.ends_at > %s")
     )
-    cursor.execute(
+    rows = prepared(
+        cursor,
         f"WITH holders AS (SELECT number, holder_type, holder_id FROM {source.sql}) {branches}",
         [*source.parameters, first, last, last, first, last, last, first],
-    )
+    ).fetchall()
     found: dict[tuple[str, str], list[RunningPeriod]] = {}
-    for number, period_id, scope, counts_from, ends_at in cursor.fetchall():
+    for number, period_id, scope, counts_from, ends_at in rows:
         from_us = -_FOREVER if counts_from is None else microseconds(counts_from)
         found.setdefault(listed[number], []).append(RunningPeriod(period_id, scope, from_us, end_us(ends_at)))
     return found
@@ -379,23 +388,27 @@ class Moves:
         rows = [(period_id, *sums) for period_id, sums in sorted(self._sums.items()) if any(sums)]
         if not rows:
             return
-        lock_periods(cursor, [row[0] for row in rows])
         names = ("spent_cost", "spent_charge", "held", "provisional")
         source = given((("bigint", "id"), *(("bigint", name) for name in names)), rows)
         added = ", ".join(f"{name} = period.{name} + given.{name}" for name in names)
-        cursor.execute(
-            f"UPDATE billing_budgetperiod AS period SET {added} FROM {source.sql} WHERE period.id = given.id",
-            source.parameters,
-        )
+        update = f"UPDATE billing_budgetperiod AS period SET {added} FROM {source.sql}"
+        if connection.vendor == "postgresql":
+            # Optimization: one way to the database, while admissions wait for these rows. They are
+            # locked in the order of their ids, as everybody does.
+            ids = array([row[0] for row in rows])
+            statement = f"WITH locked AS MATERIALIZED ({_LOCK}) {update}, locked WHERE locked.id = given.id "
+            prepared(cursor, f"{statement} AND period.id = locked.id", [ids, *source.parameters])
+        else:
+            cursor.execute(f"{update} WHERE period.id = given.id", source.parameters)
+
+
+_LOCK = "SELECT id FROM billing_budgetperiod WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
 
 
 def lock_periods(cursor: Any, ids: Iterable[int]) -> None:
     """Lock the rows in the order of their ids, as everybody does."""
     if connection.vendor == "postgresql":
-        cursor.execute(
-            f"SELECT id FROM billing_budgetperiod WHERE id = ANY(%s::bigint[]) ORDER BY id {for_update()}",
-            [array(list(ids))],
-        )
+        prepared(cursor, _LOCK, [array(list(ids))])
 
 
 # -- helpers -------------------------------------------------------------------------

@@ -10,8 +10,8 @@ become `provisional` instead (H7). Period rows are written last, as sums (H10).
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from billing.bulk import given, uuid_text
-from billing.holds import leave_provisional, take_holds
+from billing.bulk import given, prepared
+from billing.holds import leave_provisional, of_calls, take_holds
 from billing.models import SpendLog
 from billing.periods import Moves, RunningPeriod, running_periods
 from billing.records import CallRecords
@@ -43,28 +43,22 @@ def settle(
 
 def _are_there_periods(cursor: Any) -> bool:
     # Optimization: where nobody has a budget, this is all that settlement costs.
-    cursor.execute("SELECT 1 FROM billing_budgetperiod LIMIT 1")
-    return cursor.fetchone() is not None
+    return prepared(cursor, "SELECT 1 FROM billing_budgetperiod LIMIT 1").fetchone() is not None
 
 
 def _return_holds(cursor: Any, calls: Iterable[CallRecords], moves: Moves) -> int:
-    priced: list[tuple[str]] = []
-    unpriced: list[tuple[str]] = []
+    priced: list[bytes] = []
+    unpriced: list[bytes] = []
     for call in calls:
         ids = unpriced if call.closed.cost_nano is None else priced
-        ids.append((uuid_text(call.opened.call_id),))
-    gone = take_holds(cursor, *_of_calls(priced)) if priced else []
+        ids.append(call.opened.call_id)
+    gone = take_holds(cursor, *of_calls(priced)) if priced else []
     for hold in gone:
         moves.add(hold.period_id, held=-hold.amount_nano)
-    left = leave_provisional(cursor, *_of_calls(unpriced)) if unpriced else []
+    left = leave_provisional(cursor, *of_calls(unpriced)) if unpriced else []
     for hold in left:
         moves.add(hold.period_id, held=-hold.amount_nano, provisional=hold.amount_nano)
     return len({hold.call for hold in [*gone, *left]})
-
-
-def _of_calls(call_ids: list[tuple[str]]) -> tuple[str, list[Any]]:
-    source = given((("uuid", "call_id"),), call_ids)
-    return f"hold.call_id IN (SELECT call_id FROM {source.sql})", source.parameters
 
 
 def _add_spent(
@@ -125,7 +119,8 @@ def learn_typical_outputs(cursor: Any, calls: Iterable[CallRecords]) -> None:
         f"/ CASE WHEN known.calls + EXCLUDED.calls > {_KEEP_RECENT} THEN 2 ELSE 1 END"
         for name in ("calls", "output_tokens")
     )
-    cursor.execute(
+    prepared(
+        cursor,
         "INSERT INTO billing_typicaloutput AS known (upstream_model, calls, output_tokens) "
         f"SELECT upstream_model, calls, output_tokens FROM {source.sql} WHERE TRUE "
         f"ON CONFLICT (upstream_model) DO UPDATE SET {halved}",

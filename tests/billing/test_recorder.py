@@ -82,7 +82,10 @@ class BookingTests(JournalCase, TestCase):
         count = book_all(make_booker(journal))
 
         self.assertEqual(count, 3)
-        self.assertEqual([nano(str(cost)) for cost in costs().values()], [c.closed.cost_nano for c in calls])
+        self.assertEqual(
+            {call_id: nano(str(cost)) for call_id, cost in costs().items()},
+            {call.opened.call_id: call.closed.cost_nano for call in calls},
+        )
 
     def test_a_call_that_is_still_open_is_not_booked(self):
         journal = self.make()
