@@ -1,10 +1,12 @@
-"""The API's routes about spend."""
+"""The API's routes. Those of models are in `proxy/api/`."""
 
-from django.urls import path
-
-from billing.views.customers import CustomerInfo
+from billing.views import budgets, customers, keys, tags, teams, users
 
 urlpatterns = [
-    path("customer/info", CustomerInfo.as_view()),
-    path("end_user/info", CustomerInfo.as_view()),
+    *customers.urlpatterns,
+    *budgets.urlpatterns,
+    *keys.urlpatterns,
+    *teams.urlpatterns,
+    *users.urlpatterns,
+    *tags.urlpatterns,
 ]

@@ -7,26 +7,18 @@ can no longer be decrypted (SECRET_KEY was changed) reads as empty, and the
 upstream counts as having no credential.
 """
 
-import base64
-import hashlib
 import logging
 import os
-from functools import lru_cache
 from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken
-from django.conf import settings
 from django.db import models
+
+from customers.sealing import CannotUnseal, seal, unseal
 
 logger = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "os.environ/"
 _ENCRYPTED_PREFIX = "fernet:"
-
-
-@lru_cache(maxsize=4)
-def _cipher(secret_key: str) -> Fernet:
-    digest = hashlib.sha256(b"upstream-credential:" + secret_key.encode()).digest()
-    return Fernet(base64.urlsafe_b64encode(digest))
+_PURPOSE = "upstream-credential"
 
 
 def resolve(value: str) -> str:
@@ -42,15 +34,13 @@ class EncryptedCredentialField(models.TextField):
     def get_prep_value(self, value: Any) -> Any:
         if not value or str(value).startswith(ENVIRONMENT_PREFIX):
             return value
-        return _ENCRYPTED_PREFIX + _cipher(settings.SECRET_KEY).encrypt(str(value).encode()).decode()
+        return _ENCRYPTED_PREFIX + seal(str(value).encode(), purpose=_PURPOSE).decode()
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
         if not value or not value.startswith(_ENCRYPTED_PREFIX):
             return value
         try:
-            return (
-                _cipher(settings.SECRET_KEY).decrypt(value.removeprefix(_ENCRYPTED_PREFIX).encode()).decode()
-            )
-        except InvalidToken:
+            return unseal(value.removeprefix(_ENCRYPTED_PREFIX).encode(), purpose=_PURPOSE).decode()
+        except CannotUnseal:
             logger.error("a stored upstream credential cannot be decrypted: was SECRET_KEY changed?")
             return ""

@@ -203,11 +203,10 @@ CONTENT_SECURITY_POLICY = {
 # -- the API ---------------------------------------------------------------------
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["customers.api.KeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["customers.api.IsProxyAdmin"],
-    "DEFAULT_RENDERER_CLASSES": ["customers.api.ExactJSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "EXCEPTION_HANDLER": "customers.api.exception_handler",
+    "DEFAULT_AUTHENTICATION_CLASSES": ["customers.api.callers.KeyAuthentication"],
+    "DEFAULT_RENDERER_CLASSES": ["customers.api.json.ExactJSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["customers.api.json.ExactJSONParser"],
+    "EXCEPTION_HANDLER": "customers.api.errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
 

@@ -31,4 +31,5 @@ urlpatterns = [
     path("health/liveness", health.liveness),
     path("health/readiness", health.readiness),
     path("", include("billing.urls")),
+    path("", include("proxy.api.urls")),
 ]

@@ -3,17 +3,19 @@
 from decimal import Decimal
 from typing import Any
 
+from django.urls import path
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from billing.models import HolderType, SpendTotal
-from customers.api import ApiError
+from customers.api import Action, ApiError, ManagementView
 from customers.models import Budget, Customer
 
 
-class CustomerInfo(APIView):
+class CustomerInfo(ManagementView):
     """One customer: the contract's fields, and below them ours."""
+
+    actions = {"GET": Action.READ_CUSTOMERS}
 
     def get(self, request: Request) -> Response:
         customer_id = request.query_params.get("end_user_id")
@@ -73,3 +75,9 @@ def budget_object(budget: Budget) -> dict[str, Any]:
         "budget_reset_at": None,
         "created_at": budget.created_at,
     }
+
+
+urlpatterns = [
+    path("customer/info", CustomerInfo.as_view()),
+    path("end_user/info", CustomerInfo.as_view()),
+]

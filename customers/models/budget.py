@@ -66,6 +66,15 @@ class Budget(TrackedModel):
         help_text='Each optional: {"gpt-4o": {"budget_limit": "5", "time_period": "1d", "rpm_limit": 60, '
         '"tpm_limit": 100000}}.',
     )
+    # Added to max_budget until then. The row stays as it was: nothing has to take it back.
+    temp_budget_increase = UsdField(
+        "temporary increase, USD", null=True, blank=True, validators=[MinValueValidator(0)]
+    )
+    temp_budget_expiry = models.DateTimeField("increase ends at", null=True, blank=True)
+    # Made with one holder's own limits, for it alone: it goes with its holder, and is not offered to others.
+    is_private = models.BooleanField(default=False, editable=False)
+    created_by = models.CharField(max_length=255, blank=True, editable=False)
+    updated_by = models.CharField(max_length=255, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

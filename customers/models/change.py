@@ -8,10 +8,12 @@ who has seen revision 7 will never be shown a 6 that committed late.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models, transaction
 from django.db.models import F
+
+from customers.models.audit_log import AuditLog, record_audit, record_bulk_audit, values_of
 
 MAX_LISTED = 1000
 
@@ -66,18 +68,27 @@ class TrackedQuerySet(models.QuerySet):
 
     def update(self, **kwargs: Any) -> int:
         with transaction.atomic(using=self.db):
-            changed = list(self.values_list("pk", flat=True)[: MAX_LISTED + 1])
+            before = self._listed()
             count = super().update(**kwargs)
-            record_changes(self._kind, changed)
+            record_changes(self._kind, before)
+            if len(before) > MAX_LISTED:
+                record_bulk_audit(self.model, AuditLog.Action.UPDATED, count, list(kwargs))
+            elif before:
+                written = self.model._base_manager.using(self.db).filter(pk__in=list(before))
+                record_audit(self.model, before, values_of(self.model, written))
         return count
 
     update.alters_data = True  # type: ignore[attr-defined]
 
     def delete(self) -> tuple[int, dict[str, int]]:
         with transaction.atomic(using=self.db):
-            changed = list(self.values_list("pk", flat=True)[: MAX_LISTED + 1])
+            before = self._listed()
             result = super().delete()
-            record_changes(self._kind, changed)
+            record_changes(self._kind, before)
+            if len(before) > MAX_LISTED:
+                record_bulk_audit(self.model, AuditLog.Action.DELETED, result[0], [])
+            else:
+                record_audit(self.model, before, {})
         return result
 
     delete.alters_data = True  # type: ignore[attr-defined]
@@ -87,11 +98,24 @@ class TrackedQuerySet(models.QuerySet):
         with transaction.atomic(using=self.db):
             created = super().bulk_create(objs, *args, **kwargs)
             record_changes(self._kind, ["" if obj.pk is None else obj.pk for obj in created])
+            if len(created) > MAX_LISTED:
+                record_bulk_audit(self.model, AuditLog.Action.CREATED, len(created), [])
+            elif created:
+                written = self.model._base_manager.using(self.db).filter(pk__in=[obj.pk for obj in created])
+                record_audit(self.model, {}, values_of(self.model, written))
         return created
+
+    def _listed(self) -> dict[Any, dict[str, Any]]:
+        """Return the rows as they are, by primary key; one too many where there are too many."""
+        rows = self.model._base_manager.using(self.db).filter(pk__in=self.order_by().values("pk"))
+        return values_of(self.model, rows, at_most=MAX_LISTED + 1)
 
 
 class TrackedModel(models.Model):
-    """A row that workers keep a copy of: each write of it appends a `Change`."""
+    """A row that workers keep a copy of: each write of it appends a `Change`, and tells the audit log."""
+
+    # Fields whose values the audit log does not tell.
+    audit_hidden: ClassVar[tuple[str, ...]] = ()
 
     objects = TrackedQuerySet.as_manager()
 
@@ -101,12 +125,18 @@ class TrackedModel(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
+            before = {} if self._state.adding else self._told()
             super().save(*args, **kwargs)
             record_changes(self._meta.label_lower, [self.pk])
+            record_audit(type(self), before, self._told())
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         with transaction.atomic():
-            object_id = self.pk
+            object_id, before = self.pk, self._told()
             result = super().delete(*args, **kwargs)
             record_changes(self._meta.label_lower, [object_id])
+            record_audit(type(self), before, {})
         return result
+
+    def _told(self) -> dict[Any, dict[str, Any]]:
+        return values_of(type(self), type(self)._base_manager.filter(pk=self.pk))

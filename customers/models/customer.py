@@ -31,6 +31,10 @@ class Customer(TrackedModel):
     budget = models.ForeignKey(
         Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="customers"
     )
+    # The default is the database's too: the ledger makes customers without a word on it.
+    allowed_models = models.JSONField(
+        "allowed models", default=list, db_default=models.Value([], models.JSONField()), blank=True
+    )
     allowed_model_region = models.CharField(max_length=10, blank=True)
     default_model = models.CharField(max_length=255, blank=True)
     metadata = models.JSONField(default=dict, blank=True)

@@ -19,10 +19,24 @@ class Team(TrackedModel):
     id = models.CharField("team id", primary_key=True, max_length=255, default=new_team_id)
     alias = models.CharField("name", max_length=255, blank=True)
     allowed_models = models.JSONField("allowed models", default=list, blank=True)
+    model_aliases = models.JSONField(default=dict, blank=True)
     tags = models.JSONField(default=list, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
+    extras = models.JSONField(default=dict, blank=True, editable=False)  # as `VirtualKey.extras`
+    member_permissions = models.JSONField(default=list, blank=True)
     blocked = models.BooleanField(default=False)
     budget = models.ForeignKey(Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="teams")
+    member_budget = models.ForeignKey(
+        Budget,
+        verbose_name="budget of its members",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="teams_defaulting_members",
+        help_text="Limits each member that has no budget of its own on this team.",
+    )
+    created_by = models.CharField(max_length=255, blank=True, editable=False)
+    updated_by = models.CharField(max_length=255, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)

@@ -19,7 +19,12 @@ class TrackedUserManager(UserManager.from_queryset(TrackedQuerySet)):  # type: i
 
 
 class User(TrackedModel, AbstractUser):
-    """A platform user. Not a customer: customers are billed, users work here."""
+    """A platform user. Not a customer: customers are billed, users work here.
+
+    Deleting keeps the row (`deleted_at`), so that its logs and totals keep their name.
+    """
+
+    audit_hidden = ("password",)
 
     class Role(models.TextChoices):
         PROXY_ADMIN = "proxy_admin", "proxy admin"
@@ -32,7 +37,12 @@ class User(TrackedModel, AbstractUser):
     role = models.CharField(max_length=30, choices=Role, default=Role.INTERNAL_USER)
     allowed_models = models.JSONField("allowed models", default=list, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
+    extras = models.JSONField(default=dict, blank=True, editable=False)  # as `VirtualKey.extras`
     budget = models.ForeignKey(Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="users")
+    created_by = models.CharField(max_length=255, blank=True, editable=False)
+    updated_by = models.CharField(max_length=255, blank=True, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+    deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = TrackedUserManager()  # type: ignore[misc]
 

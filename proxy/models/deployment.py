@@ -31,6 +31,14 @@ class Deployment(TrackedModel):
     base_model = models.CharField(
         max_length=255, blank=True, help_text="The model whose price applies, where the name does not tell."
     )
+    # What LiteLLM calls model_info.id.
+    public_id = models.CharField("model id", max_length=255, unique=True, null=True, blank=True, default=None)
+    model_info = models.JSONField(default=dict, blank=True)
+    # LiteLLM's parameters that have no effect here: kept, so that the API returns what it was given.
+    extras = models.JSONField(default=dict, blank=True, editable=False)
+    source = models.CharField(
+        max_length=20, blank=True, editable=False
+    )  # "config": from the file; else by hand
     is_active = models.BooleanField("active", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

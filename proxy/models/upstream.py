@@ -26,6 +26,8 @@ def validate_base_url(value: str) -> None:
 class Upstream(TrackedModel):
     """A provider account. A base URL that is empty means: does not speak that dialect."""
 
+    audit_hidden = ("credential", "headers")
+
     name = models.CharField(max_length=100, unique=True)
     provider = models.CharField(
         max_length=100, help_text="Whose prices apply: openai, anthropic, google, … as in Prices."
@@ -48,6 +50,7 @@ class Upstream(TrackedModel):
     region = models.CharField(max_length=10, blank=True)
     connect_timeout_s = models.FloatField("connect timeout, s", default=5)
     read_timeout_s = models.FloatField("read timeout, s", default=600)
+    source = models.CharField(max_length=20, blank=True, editable=False)  # as `Deployment.source`
     is_active = models.BooleanField("active", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -1,4 +1,4 @@
-"""What is done to keys and customers: create, rotate, block, delete. Each owns its transaction."""
+"""What is done to virtual keys: create, rotate, block, delete. Each owns its transaction."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any
 from django.db import transaction
 
 from customers.keys import display_name, generate_secret, hash_secret
-from customers.models import Customer, Team, VirtualKey
+from customers.models import VirtualKey
 
 
 @transaction.atomic
@@ -36,28 +36,8 @@ def set_keys_blocked(*, ids: Iterable[Any], blocked: bool) -> int:
     )
 
 
-def set_teams_blocked(*, ids: Iterable[str], blocked: bool) -> int:
-    """Block or unblock teams with all their keys. Returns how many changed."""
-    return Team.objects.filter(pk__in=list(ids)).exclude(blocked=blocked).update(blocked=blocked)
-
-
-def set_customers_blocked(*, ids: Iterable[str], blocked: bool) -> int:
-    """Block or unblock customers. Returns how many changed."""
-    return Customer.objects.listed().filter(pk__in=list(ids)).exclude(blocked=blocked).update(blocked=blocked)
-
-
 def delete_keys(*, ids: Iterable[Any], at: datetime) -> int:
     """Retire keys: they stop working, their logs and totals stay. Returns how many changed."""
     return (
         VirtualKey.objects.listed().filter(pk__in=list(ids)).update(deleted_at=at, blocked=True, alias=None)
     )
-
-
-def delete_customers(*, ids: Iterable[str], at: datetime) -> int:
-    """Hide customers; id, totals and block stay reserved (H12). Returns how many changed."""
-    return Customer.objects.listed().filter(pk__in=list(ids)).update(deleted_at=at)
-
-
-def delete_teams(*, ids: Iterable[str], at: datetime) -> int:
-    """Retire teams: their keys stop working, history stays. Returns how many changed."""
-    return Team.objects.filter(pk__in=list(ids), deleted_at=None).update(deleted_at=at, blocked=True)

@@ -1,0 +1,5 @@
+"""Tags: contract 5.6."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []

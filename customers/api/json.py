@@ -1,0 +1,69 @@
+"""
+JSON in and out, exact: a number with a point is a `Decimal`, never a float.
+
+In: bounded by the server's body limit; not a number, lone surrogates and NUL are refused,
+so that no later step meets a text that the database cannot store.
+"""
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+
+from customers.money import plain_usd
+
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+
+
+class ExactJSONParser(BaseParser):
+    """Reads a JSON body; an empty one is an empty object."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        body = stream.read()
+        if not body.strip():
+            return {}
+        try:
+            value = _decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeError, ArithmeticError) as error:
+            raise ParseError(f"The body is not JSON: {error}") from None
+        if b"\\u0000" in body and _has_nul(value):
+            raise ParseError("The body has a NUL character (\\u0000), which no text may have.")
+        return value
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(_has_nul, value))
+
+
+class ExactJSONRenderer(BaseRenderer):
+    """JSON in which a Decimal is a plain number with all its digits: 0.001112."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:
+        return b"null" if data is None else msgspec.json.encode(exact(data))
+
+
+def exact(value: Any) -> Any:
+    """Return `value` for msgspec's encoder: decimals as they are, instants in UTC with a `Z`."""
+    if isinstance(value, Decimal):
+        return msgspec.Raw(plain_usd(value).encode())
+    if isinstance(value, dict):
+        return {str(key): exact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [exact(item) for item in value]
+    if isinstance(value, dt.datetime) and value.tzinfo:
+        return value.astimezone(dt.UTC)
+    return value

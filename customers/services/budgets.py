@@ -1,0 +1,101 @@
+"""
+Limits of a holder: a tier that it shares with others, or a private budget of its own.
+
+Every holder's API takes the same fields. `budget_id` attaches a tier; limits of its own
+make a private budget. Limits for a holder that shares a tier clone the tier: the others
+keep theirs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.forms.models import model_to_dict
+
+from customers.actors import current_actor
+from customers.api.errors import BadRequest, NotFound
+from customers.models import Budget
+
+# What may be given of a budget, by the API's names, which are the model's.
+LIMIT_FIELDS = (
+    "max_budget",
+    "soft_budget",
+    "budget_duration",
+    "mode",
+    "rpm_limit",
+    "tpm_limit",
+    "max_parallel_requests",
+    "model_max_budget",
+    "temp_budget_increase",
+    "temp_budget_expiry",
+)
+_EMPTY: dict[str, Any] = {"budget_duration": "", "model_max_budget": {}, "mode": Budget.Mode.STANDARD}
+
+
+def find_budget(budget_id: str, *, param: str = "budget_id") -> Budget:
+    """Return a budget. Raises: NotFound that says how to make one."""
+    budget = Budget.objects.filter(pk=budget_id).first()
+    if budget is None:
+        raise NotFound(f"no budget with id {budget_id}: make it with POST /budget/new", param=param)
+    return budget
+
+
+def budget_of_holder(current: Budget | None, given: Mapping[str, Any]) -> Budget | None:
+    """Return the budget that a holder has from now on; the caller attaches it.
+
+    given: the request's fields; of these, `budget_id` and `LIMIT_FIELDS` that are there
+    are taken, None takes a limit away. In the caller's transaction. Raises: BadRequest,
+    NotFound, ValidationError.
+    """
+    limits = {name: given[name] for name in LIMIT_FIELDS if name in given}
+    if given.get("budget_id") is not None:
+        # An echo of what a holder has is no new limit.
+        if any(value is not None for value in limits.values()):
+            raise BadRequest(
+                "Give either budget_id, or limits of its own such as max_budget.", param="budget_id"
+            )
+        return find_budget(given["budget_id"])
+    if "budget_id" in given and not limits:
+        return None
+    if not limits:
+        return current
+    if current is None and all(value is None for value in limits.values()):
+        return None
+    return _with_limits(current, limits)
+
+
+def _with_limits(current: Budget | None, limits: Mapping[str, Any]) -> Budget:
+    if current is not None and current.is_private:
+        return update_budget(current, limits)
+    copied = {} if current is None else model_to_dict(current, fields=LIMIT_FIELDS)
+    return create_budget({**copied, **limits}, is_private=True)
+
+
+def create_budget(given: Mapping[str, Any], *, is_private: bool = False) -> Budget:
+    """Make a budget. Raises: ValidationError; BadRequest where its id is taken."""
+    budget_id = given.get("budget_id")
+    if budget_id is not None and Budget.objects.filter(pk=budget_id).exists():
+        raise BadRequest(f"a budget with id {budget_id} exists already", param="budget_id")
+    who = current_actor().id
+    budget = Budget(is_private=is_private, created_by=who, updated_by=who)
+    if budget_id is not None:
+        budget.pk = budget_id
+    _set(budget, given)
+    budget.save(force_insert=True)
+    return budget
+
+
+def update_budget(budget: Budget, given: Mapping[str, Any]) -> Budget:
+    """Change those limits of a budget that are given. Raises: ValidationError."""
+    changed = _set(budget, given)
+    budget.updated_by = current_actor().id
+    budget.save(update_fields=[*changed, "updated_by", "updated_at"])
+    return budget
+
+
+def _set(budget: Budget, given: Mapping[str, Any]) -> list[str]:
+    names = [name for name in LIMIT_FIELDS if name in given]
+    for name in names:
+        value = given[name]
+        setattr(budget, name, _EMPTY.get(name) if value is None else value)
+    budget.full_clean(validate_unique=False, validate_constraints=False)
+    return names
