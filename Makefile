@@ -8,12 +8,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock bench chaos screenshots clean
+.PHONY: help run test check format lock bench bench-lists chaos interop screenshots clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-run: $(VENV)/run.installed  ## Set everything up and serve on port 4000, the Celery worker beside it.
+# make run CONFIG=config.yaml: both commands read it, see docs/config-yaml.md.
+ifdef CONFIG
+export SPEND_CONFIG := $(abspath $(CONFIG))
+endif
+
+run: $(VENV)/run.installed  ## Set everything up and serve on port 4000, the Celery worker beside it. CONFIG=config.yaml
 	@$(BIN)/python manage.py bootstrap
 	@exec $(BIN)/supervisord -c spendproject/supervisord.conf
 
@@ -35,8 +40,14 @@ format: $(VENV)/dev.installed  ## Bring the code into form.
 bench: $(VENV)/dev.installed  ## Measure throughput and latency beside nginx; writes docs/benchmarks.md.
 	$(BIN)/python -m bench $(ARGS)
 
+bench-lists: $(VENV)/dev.installed  ## Measure lists and searches of a million customers. PostgreSQL.
+	$(BIN)/python -m bench.lists $(ARGS)
+
 chaos: $(VENV)/dev.installed  ## The long fault tests: aborts, kills, stopped databases. Minutes.
 	CHAOS=long $(BIN)/python -m pytest -q tests/chaos $(ARGS)
+
+interop: $(VENV)/dev.installed  ## Run other people's clients (LiteLLM's) against the gateway. Installs them under var/.
+	$(BIN)/python -m tests.interop $(ARGS)
 
 lock: $(VENV)/dev.installed  ## Pin the newest versions that pyproject.toml allows, with hashes.
 	$(BIN)/pip install -q pip-tools

@@ -1,7 +1,7 @@
 """
 The call task: one proxied call from its first record to its last.
 
-    limits → opened → sent → answer → usage → price → closed
+    rate limits → kept answer? → holds → opened → sent → answer → usage → price → closed
 
 It is a task of its own, held by the gateway's registry: whatever happens to the
 client's request, the call is read to its end (or to the end of the grace) and
@@ -16,6 +16,7 @@ any answer. Never after a read timeout.
 import asyncio
 import logging
 import time
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,6 +57,7 @@ from proxy.headers import (
 )
 from proxy.rate_limits.limiter import NOTHING_TAKEN
 from proxy.relay import BodyReader, StreamRelay
+from proxy.response_cache import Copy, Kept, Place, ResponseCache, is_answer
 from proxy.tiers import UNLIMITED, CallLimits
 from proxy.transport import raw_headers_of
 
@@ -71,6 +73,7 @@ _ERROR_BYTES = 1024 * 1024
 _LOOK_SECONDS = (0.1, 0.1, 0.2, 0.3, 0.3)
 _MAX_REMEMBERED = 1000
 _UNBOUNDED = 1 << 62  # tokens
+_FREE = frozenset(("none", "cache"))  # usage sources
 _JSON = b"application/json"
 _IDENTITY = (b"accept-encoding", b"identity")
 
@@ -119,6 +122,7 @@ class Call:
     _taken = NOTHING_TAKEN
     _granted: Granted | None = None
     _expectation: tuple[Target, Sent] | None = None
+    _place: Place | None = None  # where its answer is to be kept
     _output_limit: int | None = None  # set by a strict budget where the call sets none
 
     def __init__(
@@ -172,8 +176,13 @@ class Call:
             if self._cut_reason:
                 raise asyncio.CancelledError
             if self._limits is not UNLIMITED:
-                await self._fit_under_limits()
-            await self._answer()
+                await self._fit_under_rate_limits()
+            cache = self._gateway.response_cache
+            # Before anything is held: what is free is not refused for lack of budget (H9).
+            if cache is None or not await self._answer_from(cache):
+                if self._limits is not UNLIMITED:
+                    await self._fit_under_budgets()
+                await self._answer()
         except GatewayError as error:
             self._refuse(error)
         except asyncio.CancelledError:
@@ -196,8 +205,8 @@ class Call:
 
     # -- limits ----------------------------------------------------------------------
 
-    async def _fit_under_limits(self) -> None:
-        """Take what rate limits ask for, then hold what it may cost. Raises: RateLimited, OverBudget, …"""
+    async def _fit_under_rate_limits(self) -> None:
+        """Take what rate limits ask for. Raises: RateLimited."""
         gateway, limits = self._gateway, self._limits
         if limits.rules:
             expected = self._expected(self._targets[0])
@@ -207,6 +216,10 @@ class Call:
                 input_tokens=expected.estimated_input,
                 output_tokens=expected.estimated_output,
             )
+
+    async def _fit_under_budgets(self) -> None:
+        """Hold what the call may cost. Raises: OverBudget, DatabaseAway."""
+        gateway, limits = self._gateway, self._limits
         if limits.claims:
             amount = budgets.amount_of(
                 gateway, self._dialect, self._ask, self._targets, limits, at_s=self._started_s
@@ -256,6 +269,42 @@ class Call:
             raise DatabaseAway(
                 "The gateway's database cannot be reached, so budgets cannot be checked; try again later."
             ) from error
+
+    # -- the response cache --------------------------------------------------------------
+
+    async def _answer_from(self, cache: ResponseCache) -> bool:
+        """Answer with what an identical call got, for nothing. Returns: whether there was such an answer."""
+        place = cache.place_of(
+            self._dialect, self._ask, self._opened, self._targets, self._caller_headers, self._query
+        )
+        if place is None or self._gateway.waits_for_disk:  # where no row can be written, nothing is answered
+            return False
+        kept = await cache.find(place) if place.is_read else None
+        if kept is None:
+            self._place = place if place.is_kept else None
+            return False
+        body = kept.body
+        if self._ask.streamed and self._gateway.limits.cost_in_stream:
+            body = _at_no_cost(self._dialect, body)
+        came_from = {"key": place.key, "call_id": kept.call_id}
+        self._opened.metadata = {**self._opened.metadata, "cache_hit": came_from}
+        response_id = f"{kept.response_id or kept.call_id}_cache_hit{time.time():.6f}"
+        closed = self._close(_Outcome("success", 200, NO_USAGE, "cache", response_id))
+        await self._synced()
+        headers = self._headers(kept.kind, None, closed)
+        headers += ((b"x-litellm-cache-hit", b"true"), (b"x-litellm-cache-key", place.key.encode()))
+        self._send_head(Head(200, headers, body))
+        return True
+
+    def _keep(self, outcome: _Outcome, kind: bytes, body: bytes | None) -> None:
+        """Have identical calls answered with this answer, if the provider says that it is whole."""
+        cache, place, response = self._gateway.response_cache, self._place, self._response
+        if cache is None or place is None or body is None:
+            return
+        # A strict budget that was nearly spent may have cut the answer short.
+        is_as_asked = self._output_limit is None and response is not None and response.status_code == 200
+        if is_as_asked and outcome.status == "success" and outcome.usage_source == "provider":
+            cache.keep(place, Kept(time.time(), self._call_id, outcome.response_id, kind, body))
 
     # -- the attempts ------------------------------------------------------------------
 
@@ -357,7 +406,10 @@ class Call:
         usage, source = answer.usage, "provider"
         if usage is None:
             usage, source = self._estimate_whole(len(data)), "estimated"
-        closed = self._close(_Outcome("success", 200, usage, source, answer.response_id, answer.service_tier))
+        outcome = _Outcome("success", 200, usage, source, answer.response_id, answer.service_tier)
+        closed = self._close(outcome)
+        if self._place is not None and not self._ask.streamed and b"json" in kind and is_answer(data):
+            self._keep(outcome, kind, data)
         await self._synced()
         self._send_head(Head(200, self._headers(kind, response, closed), data))
 
@@ -417,10 +469,13 @@ class Call:
         body = self._body_reader()
         channel = self._open_channel(response, kind)
         meter = relay.meter
+        copy = self._new_copy()
         failure: GatewayError | None = None
 
         def forward(chunk: bytes) -> bool:
             forwarded = relay.feed(chunk)
+            if copy is not None:
+                copy.add(forwarded)
             if self._first_token_us is None and meter.deltas:
                 self._first_token_us = time.time_ns() // 1000 - self._opened.started_us
             channel.put(forwarded)
@@ -438,9 +493,20 @@ class Call:
             failure = self._failed_attempt(target, error)
         if failure is not None:
             self._put_error(failure)
-        self._close(self._stream_outcome(meter, failure))
+        outcome = self._stream_outcome(meter, failure)
+        self._close(outcome)
+        # One that ended inside an event is not kept: its end would be made up.
+        if copy is not None and failure is None and meter.is_complete and not rest:
+            self._keep(outcome, kind, copy.whole())
         await self._synced()
         channel.end()
+
+    def _new_copy(self) -> Copy | None:
+        """Return what a stream is put by in, where it may be kept."""
+        cache = self._gateway.response_cache
+        if cache is None or self._place is None or not self._ask.streamed:
+            return None
+        return Copy(cache.max_bytes)
 
     def _stream_outcome(self, meter: Meter, failure: GatewayError | None) -> _Outcome:
         usage, source = meter.usage, "provider"
@@ -627,7 +693,7 @@ class Call:
         """Price the outcome and write the last record. What fails here is written as soon as it can be."""
         self._is_closed = True
         target, price, usage = self._target, self._price, outcome.usage
-        if outcome.usage_source == "none":
+        if outcome.usage_source in _FREE:
             cost_nano: int | None = 0
         else:
             cost_nano = price.cost_nano(usage) if price is not None else None
@@ -655,7 +721,7 @@ class Call:
         )
         if not self._dialect.BILLABLE:
             return closed
-        if self._is_sent:
+        if self._is_sent or outcome.usage_source == "cache":
             self._taken.settle(usage)
         else:
             self._taken.undo()
@@ -769,7 +835,7 @@ class Call:
             headers = [
                 VERSION_HEADER,
                 (b"x-litellm-model-group", safe(self._opened.model)),
-                (b"x-litellm-model-id", b"%d" % target.deployment_id),
+                (b"x-litellm-model-id", safe(target.model_id)),
                 (b"x-litellm-model-name", safe(f"{target.provider}/{self._upstream_model}")),
                 (b"x-litellm-model-api-base", safe(self._dialect.base_url(target))),
                 (b"x-litellm-attempted-retries", b"0"),
@@ -786,6 +852,12 @@ class Call:
                 await response.stream.aclose()  # type: ignore[union-attr]
             except Exception:
                 logger.debug("closing an upstream response failed", exc_info=True)
+
+
+def _at_no_cost(dialect: Dialect, stream: bytes) -> bytes:
+    """Return a kept stream with a cost of 0 in its usage event (setting include_cost_in_streaming_usage)."""
+    relay = StreamRelay(dialect.Meter(), hides_usage=False, cost_of=lambda usage: Decimal(0))
+    return relay.feed(stream) + relay.finish()
 
 
 def _written(nano: int) -> bytes:

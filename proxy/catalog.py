@@ -6,7 +6,7 @@ loop only reads it. Which deployment a call gets is in `routing.py`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 
@@ -19,6 +19,7 @@ from proxy.headers import UpstreamHeaders
 from proxy.models import Deployment, Upstream
 
 _MAX_URLS = 1000
+_MAX_RENAMED = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,8 @@ class Target:
     price: ResolvedPrice | None  # the override, if there is one
     connect_timeout_s: float
     read_timeout_s: float
+    model_id: str = ""  # what the API and the answers' headers call the deployment
+    region: str = ""  # lower case; empty: nobody said
     # Optimization: URLs are parsed once per snapshot and path, not once per call.
     urls: dict[str, tuple[httpx.URL, str]] = field(default_factory=dict)
     request_headers: dict[tuple, UpstreamHeaders] = field(default_factory=dict, repr=False)
@@ -68,13 +71,29 @@ class Catalog:
     exact: dict[str, tuple[Target, ...]]
     wildcards: tuple[tuple[str, tuple[Target, ...]], ...]  # (beginning, targets), the longest first
     without_credential: dict[str, str]  # model name → what is missing, for a helpful refusal
+    # Targets of a wildcard that has another name upstream, by the model that was asked for.
+    renamed: dict[str, tuple[Target, ...]] = field(default_factory=dict, repr=False)
 
     def targets(self, model: str) -> tuple[Target, ...]:
         """Return the deployments that serve `model`, or none."""
         found = self.exact.get(model)
         if found is not None:
             return found
-        return next((targets for start, targets in self.wildcards if model.startswith(start)), ())
+        for start, targets in self.wildcards:
+            if model.startswith(start):
+                return self._renamed(model, start, targets)
+        return ()
+
+    def _renamed(self, model: str, start: str, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        """Return a wildcard's targets under the upstream's name: `openai/*` may be its `*`."""
+        if not any(target.upstream_model for target in targets):
+            return targets
+        found = self.renamed.get(model)
+        if found is None:
+            if len(self.renamed) > _MAX_RENAMED:  # callers choose the names
+                self.renamed.clear()
+            found = self.renamed[model] = tuple(_named(target, start, model) for target in targets)
+        return found
 
     def price_of(self, target: Target, model: str, *, at_s: float) -> ResolvedPrice | None:
         """Return what `target` charges for `model` (the upstream's name) at Unix time `at_s`."""
@@ -93,9 +112,14 @@ class Catalog:
         """Return every public name; those behind a `*` as far as the price book knows them."""
         names = set(self.exact)
         for start, targets in self.wildcards:
-            for provider in {target.provider for target in targets}:
+            for provider, pattern in {(target.provider, target.upstream_model) for target in targets}:
+                upstream_start = pattern.removesuffix("*") if pattern else start
                 known = self.prices.models.get(provider, ())
-                names.update(model for model in known if model.startswith(start))
+                names.update(
+                    start + model[len(upstream_start) :]
+                    for model in known
+                    if model.startswith(upstream_start)
+                )
         return sorted(names)
 
 
@@ -145,6 +169,8 @@ def _target(deployment: Deployment) -> Target:
     upstream = deployment.upstream
     return Target(
         deployment_id=deployment.pk,
+        model_id=deployment.public_id or str(deployment.pk),
+        region=upstream.region.lower(),
         model_name=deployment.model_name,
         upstream=upstream.name,
         provider=upstream.provider,
@@ -154,7 +180,10 @@ def _target(deployment: Deployment) -> Target:
         anthropic_base_url=_without_version(resolve_reference(upstream.anthropic_base_url)),
         credential=resolve_reference(upstream.credential),
         headers=tuple(
-            (str(name).lower().encode("latin-1", "ignore"), str(value).encode("latin-1", "ignore"))
+            (
+                str(name).lower().encode("latin-1", "ignore"),
+                resolve_reference(str(value)).encode("latin-1", "ignore"),
+            )
             for name, value in upstream.headers.items()
         ),
         priority=deployment.priority,
@@ -163,6 +192,13 @@ def _target(deployment: Deployment) -> Target:
         connect_timeout_s=upstream.connect_timeout_s,
         read_timeout_s=upstream.read_timeout_s,
     )
+
+
+def _named(target: Target, start: str, model: str) -> Target:
+    """Return the target of a wildcard that begins with `start` as it serves `model`."""
+    if not target.upstream_model:
+        return target
+    return replace(target, upstream_model=target.upstream_model.removesuffix("*") + model[len(start) :])
 
 
 def _without_version(url: str) -> str:

@@ -74,3 +74,16 @@ def rate_limits_are_shared(app_configs: Any, **kwargs: Any) -> list[CheckMessage
             )
         ]
     return []
+
+
+@register
+def response_cache_has_a_store(app_configs: Any, **kwargs: Any) -> list[Error]:
+    if settings.RESPONSE_CACHE == "redis" and not settings.REDIS_URL:
+        return [
+            Error(
+                "RESPONSE_CACHE=redis, but there is no REDIS_URL to keep answers at.",
+                hint="Set REDIS_URL=redis://…, or RESPONSE_CACHE=simple to keep them in memory.",
+                id="proxy.E006",
+            )
+        ]
+    return []

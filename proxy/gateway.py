@@ -35,6 +35,7 @@ from proxy.headers import Headers
 from proxy.identification import Identifier
 from proxy.rate_limits.limiter import RateLimiter
 from proxy.refresher import Refresher
+from proxy.response_cache import ResponseCache
 from proxy.routing import Router
 from proxy.tiers import CallLimits, LimitsOfHolders
 from proxy.transport import GatewayTransport
@@ -115,6 +116,7 @@ class Gateway:
             web_workers=settings.WEB_WORKERS,
             counted_tokens=settings.TOKEN_RATE_LIMIT_TYPE,
         )
+        self.response_cache = ResponseCache.of(settings)
         self.router = Router(cooldown_s=settings.COOLDOWN_SECONDS)
         self.estimator = Estimator()
         self.waits_for_sync = settings.JOURNAL_SYNC == "always"
@@ -150,6 +152,8 @@ class Gateway:
         )
         self.hold_desk = HoldDesk(self.journal.id, self.loop, turn, is_drained=self.recorder.has_caught_up)
         await self.rate_limiter.start()
+        if self.response_cache is not None:
+            await self.response_cache.start()
         for thread in (self.refresher, self.syncer, self.recorder, self.hold_desk):
             thread.start()
         self._sweeper = self.loop.create_task(self._sweep())
@@ -184,6 +188,8 @@ class Gateway:
         self.refresher.stop()
         await self.loop.run_in_executor(None, self._drain_journal)
         await self.rate_limiter.stop()
+        if self.response_cache is not None:
+            self.response_cache.close()
         for transport in self._transports.values():
             await transport.aclose()
         self._executor.shutdown(wait=False)
@@ -253,6 +259,11 @@ class Gateway:
         except JournalFull as error:
             logger.critical("the journal cannot be written, %d records wait: %s", len(records), error)
             self._unwritten += records
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether records could not be written; no new call is to add to them."""
+        return bool(self._unwritten)
 
     def _write_unwritten(self) -> None:
         waiting, self._unwritten = self._unwritten, []

@@ -52,6 +52,8 @@ def readiness(request: HttpRequest) -> JsonResponse:
         }
         report["budgets"] = running.hold_desk.last_error or "enforced"
         report["rate_limits"] = running.rate_limiter.degraded or "exact"
+        cache = running.response_cache
+        report["response_cache"] = "off" if cache is None else cache.state
         report["calls_under_way"] = len(running.calls)
         is_ready = is_ready and not running.is_draining
     report["status"] = "healthy" if is_ready else "unhealthy"

@@ -45,6 +45,7 @@ class Said(NamedTuple):
     litellm_metadata: Any = None
     safety_identifier: Any = None
     tags: Any = None
+    cache: Any = None  # `dialects.base.CacheControl`
 
 
 class Identifier:

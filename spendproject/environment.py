@@ -1,21 +1,29 @@
 """
 Reading the environment: typed helpers, used by `settings.py` alone.
 
-An env file (`.env` beside `manage.py`, written by `manage.py bootstrap`) fills in
-what the environment does not say; the environment wins.
+What the environment does not say is filled in from config.yaml (`config_file.py`), and
+then from an env file (`.env` beside `manage.py`, written by `manage.py bootstrap`).
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
+
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 # A server that vanishes without a word is noticed within half a minute, not the system's
 # quarter of an hour: until then the recorder would wait, and no change be read.
 _GIVES_UP_SILENCE = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000,
 }  # fmt: skip
+
+
+# What the process was started with. It wins over both files.
+GIVEN = dict(os.environ)
 
 
 class BadSetting(Exception):
@@ -32,9 +40,23 @@ def load_env_file(path: Path) -> None:
             os.environ.setdefault(name.strip(), value.strip().strip("\"'"))
 
 
+def fill(variables: Mapping[str, str]) -> None:
+    """Put what config.yaml says into the environment, where the process was given nothing.
+
+    Over the env file, which may only hold what `bootstrap` made up.
+    """
+    os.environ.update({name: value for name, value in variables.items() if not GIVEN.get(name)})
+
+
 def text(name: str, default: str = "") -> str:
     """Return the variable, or `default` where it is unset or empty."""
     return os.environ.get(name) or default
+
+
+def path(name: str, *, base_dir: Path) -> str:
+    """Return the variable as a path, taken from `base_dir` where it is relative; empty where it is unset."""
+    value = text(name)
+    return str(base_dir / value) if value else ""
 
 
 def boolean(name: str, default: bool = False) -> bool:
@@ -128,3 +150,25 @@ def database(url: str, *, base_dir: Path) -> dict[str, Any]:
             },
         }
     raise BadSetting(f"DATABASE_URL: unknown scheme {parts.scheme!r}; write sqlite:///path or postgres://…")
+
+
+def response_cache(kind: str, redis_url: str, *, max_bytes: int) -> dict[str, Any]:
+    """Return Django's entry of the cache of answers. kind: "redis", else in memory."""
+    if kind != "redis":
+        return {
+            "BACKEND": "proxy.response_cache.SizedMemoryCache",
+            "LOCATION": "responses",
+            "OPTIONS": {"MAX_BYTES": max_bytes},
+        }
+    return {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": redis_url,
+        "KEY_PREFIX": "responses",
+        "OPTIONS": {
+            "serializer": "proxy.response_cache.PlainBytes",
+            # Calls wait for it: one that does not answer is no cache.
+            "socket_timeout": 0.25,
+            "socket_connect_timeout": 0.25,
+            "retry": Retry(NoBackoff(), 0),
+        },
+    }

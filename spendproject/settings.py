@@ -1,24 +1,37 @@
 """
-Settings: the environment, read once. `docs/settings.md` lists every variable.
+Settings: the environment, read once. `docs/settings.md` lists every variable,
+`docs/config-yaml.md` what a config.yaml in LiteLLM's form may say instead.
 
 Production is the default: DEBUG off, secrets from the environment (or the env
 file that `manage.py bootstrap` writes), a content security policy, secure cookies as
 soon as PUBLIC_URL is https.
 """
 
+import os
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from celery.schedules import crontab
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from django.urls import reverse_lazy
 
+from spendproject import config_file
 from spendproject import environment as env
 from spendproject.unfold import UNFOLD  # noqa: F401  read by the admin theme
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 ENV_FILE = Path(env.text("ENV_FILE", str(BASE_DIR / ".env")))
 env.load_env_file(ENV_FILE)
+# config.yaml, if there is one: the environment is filled with what it says, then read as ever.
+CONFIG = config_file.load(
+    env.path("SPEND_CONFIG", base_dir=BASE_DIR), given=env.GIVEN, environment=os.environ
+)
+env.fill({**CONFIG.environment, **CONFIG.variables})
+KEY_DEFAULTS = CONFIG.key_defaults
+KEY_UPPER_BOUNDS = CONFIG.key_upper_bounds
+USER_DEFAULTS = CONFIG.user_defaults
+TEAM_DEFAULTS = CONFIG.team_defaults
 
 # -- who we are ------------------------------------------------------------------
 
@@ -71,6 +84,10 @@ MAX_OUTPUT_TOKENS = env.integer("MAX_OUTPUT_TOKENS", 4096, minimum=16)
 UNBOUNDED_FEATURE_TOKENS = env.integer("UNBOUNDED_FEATURE_TOKENS", 0)
 APPLY_USER_BUDGET_TO_TEAM_KEYS = env.boolean("APPLY_USER_BUDGET_TO_TEAM_KEYS")
 TOKEN_RATE_LIMIT_TYPE = env.choice("TOKEN_RATE_LIMIT_TYPE", "total", ("total", "input", "output"))
+RESPONSE_CACHE = env.choice("RESPONSE_CACHE", "off", ("off", "simple", "redis"))
+RESPONSE_CACHE_SECONDS = env.integer("RESPONSE_CACHE_SECONDS", 3600, minimum=1)
+RESPONSE_CACHE_BYTES = int(env.number("RESPONSE_CACHE_MB", 64) * 1024 * 1024)  # per web process, `simple`
+RESPONSE_CACHE_ENTRY_BYTES = int(env.number("RESPONSE_CACHE_ENTRY_KB", 1024) * 1024)
 USER_HEADER_MAPPINGS = env.names(
     "USER_HEADER_MAPPINGS", "x-openwebui-user-id:internal_user,x-openwebui-user-email:customer"
 )
@@ -93,6 +110,11 @@ JOURNAL_KEEP_BYTES = int(env.number("JOURNAL_KEEP_MB", 2048) * 1024 * 1024)
 RECORDER_SECONDS = env.number("RECORDER_SECONDS", 0.05, minimum=0.01)
 RECORDER_BATCH = env.integer("RECORDER_BATCH", 1000, minimum=1)
 
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "responses": env.response_cache(RESPONSE_CACHE, REDIS_URL, max_bytes=RESPONSE_CACHE_BYTES),
+}
+
 # -- Django ----------------------------------------------------------------------
 
 INSTALLED_APPS = [
@@ -108,6 +130,8 @@ INSTALLED_APPS = [
     "csp",
     "django_filters",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",  # Swagger UI as static files
     "customers",
     "billing",
     "proxy",
@@ -120,6 +144,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "customers.middleware.acting_user",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -202,12 +227,31 @@ CONTENT_SECURITY_POLICY = {
 
 # -- the API ---------------------------------------------------------------------
 
+# How requests are recognised, read and answered is said by the view that all derive from
+# (`customers.api.views.ManagementView`): DRF would import it from here while it is itself imported.
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["customers.api.callers.KeyAuthentication"],
-    "DEFAULT_RENDERER_CLASSES": ["customers.api.json.ExactJSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["customers.api.json.ExactJSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "customers.api.schema.ManagementSchema",
     "EXCEPTION_HANDLER": "customers.api.errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,  # `?format=csv` is a field of ours
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Spend gateway",
+    "DESCRIPTION": "Spend tracking for LLM traffic: the spend shown, enforced and billed are one number.\n\nSend a key with every call: `Authorization: Bearer sk-…`. Amounts are USD, exact decimals.",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+    "SORT_OPERATIONS": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"persistAuthorization": True, "displayRequestDuration": True, "filter": True},
+    "PREPROCESSING_HOOKS": ["customers.api.schema.only_ours"],
+    "POSTPROCESSING_HOOKS": ["customers.api.schema.with_proxied_routes"],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "ENABLE_DJANGO_DEPLOY_CHECK": False,  # a test does it: each start would make the document
 }
 
 # -- Celery ----------------------------------------------------------------------
@@ -221,6 +265,12 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "housekeeping": {"task": "billing.tasks.housekeeping", "schedule": 600.0, "options": {"expires": 300}},
+    # At night, by UTC: it reads the whole log.
+    "reconcile": {
+        "task": "billing.tasks.reconcile",
+        "schedule": crontab(hour=2, minute=0),
+        "options": {"expires": 3600},
+    },
 }
 if CELERY_BROKER_URL.startswith("filesystem://"):
     _BROKER_DIR = VAR_DIR / "broker"
@@ -236,7 +286,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"secrets": {"()": "customers.keys.HideSecrets"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]}},
     "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
     "loggers": {"axes": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
 }

@@ -5,6 +5,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import include, path
 from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
 from proxy import health
 
@@ -26,10 +27,13 @@ urlpatterns = [
     path("ui", user_interface),
     path("ui/", user_interface),
     path("login", RedirectView.as_view(pattern_name="admin:login")),
+    path("admin/usage/", include(("billing.admin.usage.page", "usage"))),
     path("admin/", admin.site.urls),
     path("health/liveliness", health.liveness),
     path("health/liveness", health.liveness),
     path("health/readiness", health.readiness),
+    path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
+    path("docs", SpectacularSwaggerSplitView.as_view(url_name="openapi"), name="docs"),
     path("", include("billing.urls")),
     path("", include("proxy.api.urls")),
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 
@@ -20,9 +21,9 @@ _decoder = msgspec.json.Decoder(float_hook=Decimal)
 
 
 class ExactJSONParser(BaseParser):
-    """Reads a JSON body; an empty one is an empty object."""
+    """Reads a JSON body, whatever its content type says: curl's `-d` calls it a form. Empty: {}."""
 
-    media_type = "application/json"
+    media_type = "*/*"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         body = stream.read()
@@ -54,6 +55,16 @@ class ExactJSONRenderer(BaseRenderer):
 
     def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:
         return b"null" if data is None else msgspec.json.encode(exact(data))
+
+
+class AlwaysFirst(BaseContentNegotiation):
+    """Everything is read and answered in the view's first format, also where `Accept` asks for another."""
+
+    def select_parser(self, request: Any, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
 
 
 def exact(value: Any) -> Any:

@@ -13,9 +13,11 @@ from rest_framework.views import APIView
 from customers.actors import acting
 from customers.allowed_routes import INFO, MANAGEMENT, is_allowed
 from customers.api.access import Action, Reach, reach_of
-from customers.api.callers import ApiCaller, caller_of
+from customers.api.callers import ApiCaller, KeyAuthentication, caller_of
 from customers.api.errors import AccessError, Envelope
 from customers.api.idempotency import answered_once
+from customers.api.json import AlwaysFirst, ExactJSONParser, ExactJSONRenderer
+from customers.api.schema import ManagementSchema
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -28,11 +30,19 @@ class ManagementView(APIView):
     with an Idempotency-Key it happens once; and the audit log says who did it.
     """
 
+    authentication_classes = (KeyAuthentication,)
+    permission_classes = ()  # `initial` decides, by the table
+    parser_classes = (ExactJSONParser,)
+    renderer_classes = (ExactJSONRenderer,)
+    content_negotiation_class = AlwaysFirst
+    schema = ManagementSchema()
+
     # What each method does: {"GET": Action.READ_KEYS, "POST": Action.WRITE_KEYS}.
     actions: ClassVar[Mapping[str, Action]] = {}
     reads_by_post: ClassVar[bool] = False  # LiteLLM reads some things with POST: no change, no transaction
     envelope: ClassVar[Envelope] = Envelope.ERROR
     refusal_status: ClassVar[int] = 403  # of a role that may not; LiteLLM's routes differ
+    refusal_type: ClassVar[str] = "auth_error"
     reach: Reach
 
     @property
@@ -50,7 +60,7 @@ class ManagementView(APIView):
             raise AccessError(
                 f"Role {self.caller.role} may not {self.actions[method].value} here. Ask a proxy admin.",
                 status=self.refusal_status,
-                type="auth_error",
+                type=self.refusal_type,
             )
         if method not in _SAFE and not self.reads_by_post:
             # DRF looks the handler up on the instance, after this.

@@ -48,6 +48,7 @@ class _Call(msgspec.Struct):
     litellm_metadata: Any = None
     safety_identifier: Any = None
     tags: Any = None
+    cache: base.CacheControl | None = None
 
 
 class _CacheCreation(msgspec.Struct):
@@ -115,7 +116,9 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
         body_model=call.model,
         streamed=bool(call.stream),
         body=body,
-        said=Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
+        said=Said(
+            call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags, call.cache
+        ),
         max_output_tokens=base.positive(call.max_tokens),
     )
 

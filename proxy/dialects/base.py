@@ -1,6 +1,6 @@
 """What every dialect reads and returns, and how bodies are decoded and edited."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,6 +20,21 @@ class Ask(NamedTuple):
     max_output_tokens: int | None = None
     adds_usage: bool = False  # we ask for the usage event that the client did not ask for
     choices: int = 1  # how many answers the provider generates, and bills
+
+
+_Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class CacheControl(
+    msgspec.Struct, rename={"no_cache": "no-cache", "no_store": "no-store", "max_age": "s-maxage"}
+):
+    """What a call's field `cache` may say (`response_cache.py`); other names in it are ignored."""
+
+    no_cache: bool | None = None
+    no_store: bool | None = None
+    ttl: _Seconds | None = None
+    max_age: _Seconds | None = None
+    namespace: str | None = None
 
 
 class Answer(NamedTuple):
@@ -106,7 +121,7 @@ _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
 
 # Read by the gateway, unknown to providers: some refuse a call that carries them.
-_OURS = ("tags", "litellm_metadata")
+_OURS = ("tags", "litellm_metadata", "cache")
 _OURS_IN_METADATA = ("tags", "spend_logs_metadata")
 
 
@@ -178,6 +193,7 @@ def _needs_stripping(said: Said) -> bool:
     return (
         said.tags is not None
         or said.litellm_metadata is not None
+        or said.cache is not None
         or (isinstance(metadata, dict) and ("tags" in metadata or "spend_logs_metadata" in metadata))
     )
 

@@ -44,6 +44,7 @@ class _Call(msgspec.Struct):
     litellm_metadata: Any = None
     safety_identifier: Any = None
     tags: Any = None
+    cache: base.CacheControl | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -86,7 +87,7 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
         call.model,
         streamed,
         body,
-        Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
+        Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags, call.cache),
         base.positive(call.max_completion_tokens, call.max_tokens),
         streamed and not wants_usage,
         base.positive(call.n) or 1,

@@ -40,6 +40,7 @@ class _Call(msgspec.Struct):
     litellm_metadata: Any = None
     safety_identifier: Any = None
     tags: Any = None
+    cache: base.CacheControl | None = None
 
 
 _call = msgspec.json.Decoder(_Call)
@@ -53,5 +54,7 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
         body_model=call.model,
         streamed=False,
         body=body,
-        said=Said(call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags),
+        said=Said(
+            call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags, call.cache
+        ),
     )

@@ -13,8 +13,9 @@ class Deployment(TrackedModel):
     """One way to serve a public model name.
 
     A name that ends in `*` serves every name with that beginning, under its own
-    name upstream. Of several deployments of one name the lowest `priority` number
-    is used, by `weight` among equals; the others are for failover.
+    name upstream, or with the beginning of `upstream_model` in place of its own. Of
+    several deployments of one name the lowest `priority` number is used, by `weight`
+    among equals; the others are for failover.
     """
 
     model_name = models.CharField("public model name", max_length=255)
@@ -56,7 +57,7 @@ class Deployment(TrackedModel):
     def clean(self) -> None:
         if "*" in self.model_name[:-1]:
             raise ValidationError({"model_name": "A * may only stand at the end."})
-        if self.model_name.endswith("*") and self.upstream_model:
+        if self.upstream_model and self.model_name.endswith("*") != self.upstream_model.endswith("*"):
             raise ValidationError(
-                {"upstream_model": "A name with * keeps its own name upstream; leave this empty."}
+                {"upstream_model": "Both names end in *, or neither; empty: the name that was asked for."}
             )

@@ -1,5 +1,6 @@
 """Make everything ready to serve: `manage.py bootstrap`. Safe to run again."""
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -14,7 +15,11 @@ from billing.installation import installation_id
 from billing.price_sources import load_genai_prices
 from customers.keys import generate_secret
 from customers.models import User
+from proxy.configuration.entries import read_entries
+from proxy.configuration.plan import apply
 from proxy.services import set_up_upstreams
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -22,6 +27,7 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        read_entries(settings.CONFIG)  # what is wrong with the file is said before anything is done
         new = _write_secrets(settings.ENV_FILE)
         for folder in map(str, (settings.VAR_DIR, settings.JOURNAL_DIR, *_broker_folders())):
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -30,12 +36,26 @@ class Command(BaseCommand):
         prices = load_genai_prices(at=timezone.now())
         if prices:
             self.stdout.write(f"Prices: {prices} rows added.")
-        made = set_up_upstreams(dict(os.environ))
+        # With a model_list there is what it says, and no more.
+        made = [] if settings.CONFIG.models else set_up_upstreams(dict(os.environ))
         if made:
             self.stdout.write(f"Upstreams: {', '.join(made)} added.")
+        if settings.CONFIG.path:
+            self._apply_config()
         call_command("collectstatic", verbosity=0, interactive=False)
         password = _make_admin()
         self._say(new, password)
+
+    def _apply_config(self) -> None:
+        config = settings.CONFIG
+        plan = apply(config, at=timezone.now())
+        warnings = [*config.warnings, *plan.warnings]
+        self.stdout.write(f"{config.path}: {len(plan.changes)} changes in the database.")
+        self.stdout.writelines(f"  {change}\n" for change in plan.changes)
+        if config.later:
+            self.stdout.write(f"  Read, takes effect with a feature to come: {', '.join(config.later)}.")
+        for warning in warnings:
+            logger.warning("%s: %s", config.path, warning)
 
     def _say(self, new: dict[str, str], password: str | None) -> None:
         address = settings.PUBLIC_URL.rstrip("/")
