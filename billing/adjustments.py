@@ -1,23 +1,29 @@
 """
 Adjustments: corrections of what was booked.
 
-    totals → adjustment → holds (provisional ones) → periods that still run
+    totals → adjustment → daily rollups → holds (provisional ones) → periods that still run
 
 A transaction of its own, safe to do twice: it books the difference between what the
 call should have cost and what is booked for it so far. Log rows never change (M3).
+
+An initial spend is one, too: of no call, of the one holder it names, once (M5).
 """
 
+import uuid
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.db.models import Sum
 
 from billing.bulk import given, microseconds
 from billing.holds import take_holds
-from billing.models import Adjustment, SpendLog
+from billing.models import Adjustment, HolderType, SpendLog
 from billing.models.spend_total import holders
 from billing.periods import Moves, lock_totals, retried, running_periods
+from billing.rollups import add_adjustment
 from customers.money import from_nano, to_nano
 
 
@@ -53,10 +59,6 @@ def _adjust(
         lock_totals(cursor, behind)
         booked_cost, booked_charge = _booked_for(log)
         cost, charge = cost_nano - booked_cost, charge_nano - booked_charge
-        moves = Moves()
-        if log.cost is None:
-            for hold in take_holds(cursor, "hold.call_id = %s", [log.pk.hex], provisional=True):
-                moves.add(hold.period_id, provisional=-hold.amount_nano)
         adjustment = None
         if cost or charge:
             adjustment = Adjustment.objects.create(
@@ -75,7 +77,13 @@ def _adjust(
                 charge=from_nano(charge),
             )
             _add_to_totals(cursor, behind, cost, charge)
-            _add_to_periods(cursor, behind, log, at, cost, charge, moves)
+            add_adjustment(cursor, log, cost_nano=cost, charge_nano=charge, at=at)
+        moves = Moves()
+        if log.cost is None:
+            for hold in take_holds(cursor, "hold.call_id = %s", [log.pk.hex], provisional=True):
+                moves.add(hold.period_id, provisional=-hold.amount_nano)
+        if adjustment is not None:
+            _add_to_periods(cursor, behind, log.started_at, log.model, at, cost, charge, moves)
         moves.write(cursor)
     return adjustment
 
@@ -101,15 +109,65 @@ def _add_to_totals(cursor: Any, behind: list[tuple[str, str]], cost: int, charge
 def _add_to_periods(
     cursor: Any,
     behind: list[tuple[str, str]],
-    log: SpendLog,
+    started_at: datetime,
+    model: str,
     at: datetime,
     cost: int,
     charge: int,
     moves: Moves,
 ) -> None:
-    started_us = microseconds(log.started_at)
+    started_us = microseconds(started_at)
     running = running_periods(cursor, behind, first_us=max(started_us, microseconds(at)), last_us=started_us)
     for periods in running.values():
         for period in periods:
-            if period.counts(started_us, log.model):
+            if period.counts(started_us, model):
                 moves.add(period.id, cost=cost, charge=charge)
+
+
+def initial_spend(
+    *,
+    customer_id: str | None = None,
+    key_id: uuid.UUID | str | None = None,
+    team_id: str | None = None,
+    user_id: str | None = None,
+    amount: Decimal,
+    at: datetime,
+) -> None:
+    """Book what one holder spent before it came here: name exactly one. 0 books nothing.
+
+    It moves the all-time total of that holder and its periods that run at `at`; nobody
+    else's, and no day's figures: nothing was spent here.
+
+    In the caller's transaction. Its locks come before the change counter's, so call this
+    before the holder's row is saved; but a new customer's row comes first, as the ledger
+    makes it first too (docs/locking.md). Raises: ValidationError below 0.
+    """
+    if amount < 0:
+        raise ValidationError({"spend": "An initial spend is an amount of at least 0."})
+    if not amount:
+        return
+    named = {
+        HolderType.CUSTOMER: customer_id,
+        HolderType.KEY: None if key_id is None else str(key_id),
+        HolderType.TEAM: team_id,
+        HolderType.USER: user_id,
+    }
+    [holder] = [(kind.value, name) for kind, name in named.items() if name is not None]
+    nano = to_nano(amount)
+    with transaction.atomic(), connection.cursor() as cursor:
+        lock_totals(cursor, [holder])
+        Adjustment.objects.create(
+            started_at=at,
+            booked_at=at,
+            reason=Adjustment.Reason.INITIAL_SPEND,
+            customer_id=customer_id,
+            key_id=key_id,
+            team_id=team_id,
+            user_id=user_id,
+            cost=amount,
+            charge=amount,
+        )
+        _add_to_totals(cursor, [holder], nano, nano)
+        moves = Moves()
+        _add_to_periods(cursor, [holder], at, "", at, nano, nano, moves)
+        moves.write(cursor)

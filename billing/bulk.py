@@ -73,6 +73,13 @@ def among(column: str, type_: str, values: Sequence[Any]) -> Given:
 
 def array(column: Sequence[Any]) -> str:
     """Return a column as PostgreSQL writes arrays. Optimization: psycopg takes 2 µs for each value."""
+    kinds = set(map(type, column))
+    if kinds == {int}:  # Optimization: a fifth of the time of the general way below; so is plain text
+        return "{" + str([*column])[1:-1] + "}"
+    if kinds == {str}:
+        text = '","'.join(column)
+        if "\\" not in text and text.count('"') == 2 * (len(column) - 1):
+            return '{"' + text + '"}'
     return "{" + ",".join([_element(value) for value in column]) + "}"
 
 

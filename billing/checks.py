@@ -4,7 +4,8 @@ import zoneinfo
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import Error, register
+from django.core.checks import Error, Tags, register
+from django.db import DatabaseError
 
 
 @register()
@@ -20,3 +21,29 @@ def reporting_time_zone(app_configs: Any, **kwargs: Any) -> list[Error]:
             )
         ]
     return []
+
+
+@register(Tags.database)
+def days_of_the_rollups(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[Error]:
+    """Refuse another zone than the one whose days are counted: a day would be a part of two (M6).
+
+    Asks the database, so it runs only where it is named: `serve`, `migrate`, `check --database default`.
+    """
+    from billing.installation import zone_of_the_rollups  # models are loaded later than this module
+
+    if "default" not in (databases or ()):
+        return []
+    try:
+        zone = zone_of_the_rollups()
+    except DatabaseError:
+        return []  # not there yet, or away: whoever needs it will say so
+    if zone is None or zone == settings.REPORTING_TIME_ZONE:
+        return []
+    return [
+        Error(
+            f"REPORTING_TIME_ZONE={settings.REPORTING_TIME_ZONE!r}, but the days booked so far are those "
+            f"of {zone!r}.",
+            hint=f"Set REPORTING_TIME_ZONE={zone}: it is fixed once the first call is booked.",
+            id="billing.E002",
+        )
+    ]

@@ -1,7 +1,7 @@
 """
 The ledger: writes finished calls to the database, exactly once, in one transaction.
 
-    fence → spend logs → customers → totals → typical outputs → holds → periods
+    fence → spend logs → customers → totals → daily rollups → typical outputs → holds → periods
 
 The fence moves the journal's checkpoint from where it is known to be; of two
 recorders only one succeeds. Sums are integers of nano-dollars. Reading the journal
@@ -22,6 +22,7 @@ from billing.journal import Position
 from billing.models import SpendLog, SpendTotal
 from billing.models.spend_total import holders
 from billing.records import CallRecords, Closed, Opened
+from billing.rollups import add_calls, milliseconds
 from billing.settlement import learn_typical_outputs, settle
 
 _SPENT_NOTHING = frozenset({SpendLog.Status.FAILURE, SpendLog.Status.REFUSED, SpendLog.Status.NOT_SENT})
@@ -72,6 +73,7 @@ def _write(cursor: Any, calls: Sequence[CallRecords]) -> int:
     _insert_logs(cursor, calls)
     _upsert_customers(cursor, calls)
     totals = _add_totals(cursor, calls, holders_of)
+    add_calls(cursor, calls)
     learn_typical_outputs(cursor, calls)
     return settle(cursor, calls, holders_of, totals)
 
@@ -96,7 +98,7 @@ def move_checkpoint(cursor: Any, journal_id: uuid.UUID, before: Position, behind
 
 # -- spend logs --------------------------------------------------------------------
 
-_LOG_COLUMNS = (
+LOG_COLUMNS = (
     "id", "started_at", "ended_at", "dialect", "streamed", "status", "http_status", "error_type",
     "error_message", "customer_id", "key_id", "team_id", "user_id", "tags", "session_id", "user_agent",
     "client_tool", "client_call_id", "client_left", "model", "deployment_id", "upstream", "provider",
@@ -105,7 +107,7 @@ _LOG_COLUMNS = (
     "output_audio", "input_image", "output_image", "web_searches", "price_id", "cost", "charge",
     "latency_ms", "first_token_ms", "metadata", "request_body", "response_body",
 )  # fmt: skip
-_COLUMN_LIST = ", ".join(f'"{name}"' for name in _LOG_COLUMNS)
+_COLUMN_LIST = ", ".join(f'"{name}"' for name in LOG_COLUMNS)
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -118,7 +120,7 @@ def _insert_logs(cursor: Any, calls: Sequence[CallRecords]) -> None:
             for row in rows:
                 copy.write_row(row)
     else:
-        marks = ", ".join(["%s"] * len(_LOG_COLUMNS))
+        marks = ", ".join(["%s"] * len(LOG_COLUMNS))
         cursor.executemany(
             f"INSERT INTO billing_spendlog ({_COLUMN_LIST}) VALUES ({marks})",
             list(rows),
@@ -126,7 +128,7 @@ def _insert_logs(cursor: Any, calls: Sequence[CallRecords]) -> None:
 
 
 def _log_row(call: CallRecords) -> tuple:
-    """Return the values of `_LOG_COLUMNS`, as texts and numbers that every database takes."""
+    """Return the values of `LOG_COLUMNS`, as texts and numbers that every database takes."""
     opened, closed = call.opened, call.closed
     first_token_us = closed.first_token_us
     return (
@@ -162,42 +164,41 @@ def _log_row(call: CallRecords) -> tuple:
         closed.price_id,
         closed.cost_nano,
         closed.charge_nano,
-        _milliseconds(closed.ended_us - opened.started_us),
-        None if first_token_us is None else _milliseconds(first_token_us),
+        milliseconds(closed.ended_us - opened.started_us),
+        None if first_token_us is None else milliseconds(first_token_us),
         _to_json(opened.metadata).decode() if opened.metadata else "{}",
         opened.request_body,
         closed.response_body,
     )
 
 
-def _milliseconds(us: int) -> int:
-    """Return a duration as its column takes it: a journal may be adopted months later."""
-    return min(max(0, us) // 1000, _MAX_MILLISECONDS)
-
-
-_MAX_MILLISECONDS = (1 << 31) - 1
-
-
 # -- customers and totals ------------------------------------------------------------
 
 
 def _upsert_customers(cursor: Any, calls: Iterable[CallRecords]) -> None:
-    """Make the customers that are seen for the first time; leave all others as they are (H12).
+    """Make the customers that are seen for the first time.
 
     A call that failed makes none, unless the provider bills it: a stream that broke off.
     """
+    make_customers(
+        cursor,
+        {
+            call.opened.customer_id
+            for call in calls
+            if call.opened.customer_id and (call.closed.status not in _SPENT_NOTHING or call.closed.cost_nano)
+        },
+    )
+
+
+def make_customers(cursor: Any, ids: Iterable[str]) -> None:
+    """Make the customers that there are not yet; leave all others as they are (H12)."""
     now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
-    seen = {
-        call.opened.customer_id
-        for call in calls
-        if call.opened.customer_id and (call.closed.status not in _SPENT_NOTHING or call.closed.cost_nano)
-    }
     _insert_many(
         cursor,
         "INSERT INTO customers_customer (id, alias, blocked, allowed_model_region, default_model, metadata, "
         "created_at, updated_at)",
         (("text", "id"),),
-        [(customer_id,) for customer_id in sorted(seen)],
+        [(customer_id,) for customer_id in sorted(ids)],
         "{id}, '', FALSE, '', '', '{{}}', " + f"'{now}', '{now}'",
         "ON CONFLICT (id) DO NOTHING",
     )
@@ -306,11 +307,12 @@ def _insert_many(
         return
     names = [name for _, name in columns]
     if connection.vendor == "postgresql":
-        arrays = ", ".join(f"%s::{type_}[]" for type_, _ in columns)
+        # Optimization: `FROM unnest(…, …)` would store each array apart before it reads them side by side.
+        arrays = ", ".join(f"unnest(%s::{type_}[]) AS {name}" for type_, name in columns)
         select = values.format(**{name: name for name in names})
         prepared(
             cursor,
-            f"{insert} SELECT {select} FROM unnest({arrays}) AS given({', '.join(names)}) {conflict}",
+            f"{insert} SELECT {select} FROM (SELECT {arrays}) AS given {conflict}",
             [array(column) for column in zip(*rows, strict=True)],
         )
     else:

@@ -2,6 +2,14 @@
 
 from billing.models.adjustment import Adjustment
 from billing.models.budget_period import BudgetPeriod
+from billing.models.daily_spend import (
+    DailyOverview,
+    DailySpend,
+    DailyTagSpend,
+    ReconcileRun,
+    TagSet,
+    TagSetMember,
+)
 from billing.models.hold import Hold
 from billing.models.journal_checkpoint import Installation, JournalCheckpoint
 from billing.models.price import Price
@@ -12,12 +20,18 @@ from billing.models.typical_output import TypicalOutput
 __all__ = [
     "Adjustment",
     "BudgetPeriod",
+    "DailyOverview",
+    "DailySpend",
+    "DailyTagSpend",
     "Hold",
     "HolderType",
     "Installation",
     "JournalCheckpoint",
     "Price",
+    "ReconcileRun",
     "SpendLog",
     "SpendTotal",
+    "TagSet",
+    "TagSetMember",
     "TypicalOutput",
 ]

@@ -1,11 +1,31 @@
 """A correction of what was booked. Spend logs never change; sums move by rows like these (M3)."""
 
+from typing import Self
+
 from django.conf import settings
 from django.db import models
 
 from billing.models.attributed import AttributedQuerySet, loose_foreign_key
 from billing.models.ledger_model import LedgerModel
+from billing.models.spend_total import MASTER_KEY_ID, HolderType
 from customers.money import UsdField
+
+
+class AdjustmentQuerySet(AttributedQuerySet):
+    """Adjustments. An initial spend is of no call: it counts for the holder it names, and nobody else."""
+
+    def of_calls(self) -> Self:
+        """Return corrections of what calls cost."""
+        return self.exclude(reason=Adjustment.Reason.INITIAL_SPEND)
+
+    def of_holder(self, holder_type: str, holder_id: str) -> Self:
+        found = super().of_holder(holder_type, holder_id)
+        # These two have rows that name no key, or nobody at all.
+        is_of_all = holder_type == HolderType.GATEWAY or (holder_type, holder_id) == (
+            HolderType.KEY,
+            MASTER_KEY_ID,
+        )
+        return found.of_calls() if is_of_all else found
 
 
 class Adjustment(LedgerModel):
@@ -14,7 +34,8 @@ class Adjustment(LedgerModel):
     It moves the all-time totals of everyone behind the call, the figures of the day it
     is booked on, and those budget periods which contain the call's start and still ran
     then: [counts_from, ends_at) contains `started_at`, and `booked_at` is before
-    `ends_at`. What has ended stays closed.
+    `ends_at`. What has ended stays closed. An initial spend has no call: it moves the
+    one holder that it names, and no day's figures.
     """
 
     class Reason(models.TextChoices):
@@ -36,7 +57,7 @@ class Adjustment(LedgerModel):
     cost = UsdField("cost, USD")
     charge = UsdField("charge, USD")
 
-    objects = AttributedQuerySet.as_manager()
+    objects = AdjustmentQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"{self.cost} for {self.log_id or self.get_reason_display()}"

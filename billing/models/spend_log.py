@@ -114,6 +114,22 @@ class SpendLog(models.Model):
             models.Index(
                 fields=["status", "-id"], name="spendlog_status", condition=~models.Q(status="success")
             ),
+            # The API's lists of one user and of one session; most calls have neither.
+            models.Index(
+                fields=["user", "-id"], name="spendlog_user", condition=models.Q(user__isnull=False)
+            ),
+            models.Index(
+                fields=["session_id", "-id"], name="spendlog_session", condition=models.Q(session_id__gt="")
+            ),
+            # A call found by the id that the provider, or the client, gave it.
+            models.Index(
+                fields=["response_id"], name="spendlog_response", condition=models.Q(response_id__gt="")
+            ),
+            models.Index(
+                fields=["client_call_id"],
+                name="spendlog_client_call",
+                condition=models.Q(client_call_id__gt=""),
+            ),
         ]
 
     def __str__(self) -> str:

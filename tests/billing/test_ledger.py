@@ -111,7 +111,7 @@ class RowTests(TestCase):
     def test_every_column_of_the_model_is_written(self):
         columns = {field.column for field in SpendLog._meta.concrete_fields}
 
-        self.assertEqual(set(ledger._LOG_COLUMNS), columns)
+        self.assertEqual(set(ledger.LOG_COLUMNS), columns)
 
     def test_an_instant_keeps_its_microseconds(self):
         at = NOON.replace(microsecond=123_457)

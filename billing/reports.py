@@ -1,0 +1,625 @@
+"""
+Reports: the one place that reads the rollups, for pages, charts, exports and the API alike.
+
+Every function takes the same `Filters` and returns the same figures, so that a card, its
+chart and its export cannot disagree. Each reads the smallest rollup that can answer; none
+reads the log. Amounts are USD; days are those of the reporting time zone.
+
+A report about customers counts what they are charged, every other one what the provider
+bills (M4): `Figures.spend` is the one that is meant, `cost` and `charge` are always there.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import partial
+from operator import add, sub
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from django.db import connection, transaction
+
+from billing.bulk import among
+from billing.models.daily_spend import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, MASTER_KEY, NO_TAGS, SUMS
+from billing.models.spend_total import MASTER_KEY_ID
+from billing.rollups import OVERVIEW, SPEND, TAGS, Rollup
+from billing.usage import BUCKETS, Usage
+from customers.money import from_nano
+
+Dimension = Literal[
+    "day", "customer", "key", "team", "user", "model", "provider", "upstream_model", "deployment", "dialect",
+    "client_tool", "tag",
+]  # fmt: skip
+Order = Literal[
+    "spend", "cost", "charge", "calls", "failed_calls", "total_tokens", "name",
+]  # fmt: skip
+
+_COLUMNS: dict[str, str] = {
+    "day": "day",
+    "customer": "customer_id",
+    "key": "key_id",
+    "team": "team_id",
+    "user": "user_id",
+    "model": "model",
+    "provider": "provider",
+    "upstream_model": "upstream_model",
+    "deployment": "deployment_id",
+    "dialect": "dialect",
+    "client_tool": "client_tool",
+}
+_MANY_NAMES = ("customer", "user")
+_TOTAL_TOKENS = " + ".join(bucket for bucket in BUCKETS if bucket != "web_searches")
+
+
+class BadReport(ValueError):
+    """What was asked for cannot be told; the message says why."""
+
+
+class Filters(msgspec.Struct, frozen=True, kw_only=True):
+    """Which calls a report is about: those of the days [start, end], both included, that fit all of the rest.
+
+    None: whatever it is. A list: one of these. An empty name is the calls without any:
+    of no customer, of no team. A key is its UUID, or `master`. tags: a call that carries
+    any of them, which counts once.
+    """
+
+    start: date
+    end: date
+    customers: Sequence[str] | None = None
+    keys: Sequence[str] | None = None
+    teams: Sequence[str] | None = None
+    users: Sequence[str] | None = None
+    models: Sequence[str] | None = None
+    either_models: Sequence[str] | None = None  # by the name that callers use, or the one sent upstream
+    tags: Sequence[str] | None = None
+    providers: Sequence[str] | None = None
+    client_tools: Sequence[str] | None = None
+    dialects: Sequence[str] | None = None
+    without_customers: Sequence[str] = ()
+    without_teams: Sequence[str] = ()
+
+
+class Figures(NamedTuple):
+    """What the calls of a report, or of one of its rows, add up to."""
+
+    cost: Decimal
+    charge: Decimal
+    is_charged: bool
+    calls: int
+    failed_calls: int
+    unpriced_calls: int
+    estimated_calls: int
+    cache_hits: int
+    usage: Usage
+    latency_ms_sum: int
+    latencies: tuple[int, ...]  # of the successful calls, by bucket
+
+    @property
+    def spend(self) -> Decimal:
+        return self.charge if self.is_charged else self.cost
+
+    @property
+    def successful_calls(self) -> int:
+        return self.calls - self.failed_calls
+
+    @property
+    def mean_latency_ms(self) -> float | None:
+        timed = sum(self.latencies)
+        return self.latency_ms_sum / timed if timed else None
+
+    @property
+    def p50_ms(self) -> float | None:
+        return percentile(self.latencies, 0.5)
+
+    @property
+    def p95_ms(self) -> float | None:
+        return percentile(self.latencies, 0.95)
+
+
+class Row(NamedTuple):
+    """The figures of one name: a model, a customer, a day. Empty: of the calls without any."""
+
+    name: str
+    figures: Figures
+
+
+class DayRow(NamedTuple):
+    """The figures of a day, and of one name where the report is grouped."""
+
+    day: date
+    name: str | None
+    figures: Figures
+
+
+def totals(filters: Filters) -> Figures:
+    """Return what all calls of the report add up to. Zeros where there is none."""
+    query = _Query(filters, ())
+    [row] = query.rows(f"SELECT {query.sums} FROM {query.source} WHERE {query.condition}")
+    return query.figures(row)
+
+
+def by(
+    filters: Filters, dimension: Dimension, *, order: Order = "spend", limit: int = 100, offset: int = 0
+) -> list[Row]:
+    """Return the figures by one dimension, the most first (by name: in the alphabet's order).
+
+    By tag a call counts under each of its tags: the rows then add up to more than
+    `totals`. Raises: BadReport.
+    """
+    if limit < 1 or offset < 0:
+        raise BadReport("limit is at least 1, offset at least 0.")
+    query = _Query(filters, (dimension,))
+    name = query.column(dimension)
+    matching, sorting = f"FROM {query.source} WHERE {query.condition}", query.order(order, name)
+    page = f"GROUP BY {name} ORDER BY {sorting} LIMIT %s OFFSET %s"
+    if dimension in _MANY_NAMES:
+        # Optimization: one sum finds the page's names among many; all the others are of these alone.
+        rows = query.rows(
+            f"SELECT {name}, {query.sums} {matching} AND {name} IN (SELECT {name} {matching} {page}) "
+            f"GROUP BY {name} ORDER BY {sorting}",
+            *query.parameters,
+            limit,
+            offset,
+        )
+    else:
+        rows = query.rows(f"SELECT {name}, {query.sums} {matching} {page}", limit, offset)
+    return [Row(_name(dimension, first), query.figures(sums)) for first, *sums in rows]
+
+
+def by_day(filters: Filters, group: Dimension | None = None, *, only: int | None = None) -> list[DayRow]:
+    """Return the figures of each day that has calls, in the order of days, by `group` where it is given.
+
+    only: of so many names, those with the most spend in the whole report; a chart takes
+    the rest from the ungrouped report. Raises: BadReport.
+    """
+    if group == "day":
+        raise BadReport("A report by day is by day already.")
+    if group is not None and only is not None:
+        names = {row.name for row in by(filters, group, limit=only)}
+        return [row for row in by_day(filters, group) if row.name in names]
+    query = _Query(filters, () if group is None else (group,))
+    keys = ["day"] if group is None else ["day", query.column(group)]
+    listed = ", ".join(keys)
+    rows = query.rows(
+        f"SELECT {listed}, {query.sums} FROM {query.source} WHERE {query.condition} "
+        f"GROUP BY {listed} ORDER BY {listed}"
+    )
+    found = []
+    for row in rows:
+        name = None if group is None else _name(group, row[1])
+        found.append(DayRow(_date(row[0]), name, query.figures(row[len(keys) :])))
+    return found
+
+
+def count(filters: Filters, dimension: Dimension) -> int:
+    """Return how many names `by` would return without a limit."""
+    query = _Query(filters, (dimension,))
+    [row] = query.rows(
+        f"SELECT COUNT(DISTINCT {query.column(dimension)}) FROM {query.source} WHERE {query.condition}"
+    )
+    return row[0]
+
+
+def percentile(latencies: Sequence[int], part: float) -> float | None:
+    """Return the milliseconds within which `part` of the calls were answered; None where there is none.
+
+    Straight between the bounds of the bucket it falls into; what is slower than the last
+    bound is told as that bound.
+    """
+    calls = sum(latencies)
+    if not calls:
+        return None
+    rank, below, lower = part * calls, 0, 0.0
+    for held, upper in zip(latencies, LATENCY_BOUNDS_MS, strict=False):
+        if held and below + held >= rank:
+            return lower + (upper - lower) * (rank - below) / held
+        below, lower = below + held, float(upper)
+    return lower
+
+
+# -- queries -------------------------------------------------------------------------
+
+
+class _Query:
+    """The pieces of a statement that answers for `filters`, by some dimensions."""
+
+    def __init__(self, filters: Filters, dimensions: Iterable[str]) -> None:
+        wanted = set(dimensions)
+        for unknown in wanted - _COLUMNS.keys() - {"tag"}:
+            raise BadReport(f"There is no report by {unknown!r}. One of: {', '.join([*_COLUMNS, 'tag'])}.")
+        if filters.end < filters.start:
+            raise BadReport("The report ends before it starts.")
+        self._is_by_tag = "tag" in wanted
+        self.rollup = _smallest(filters, wanted)
+        self.source = f"{self.rollup.table} AS rollup"
+        if self._is_by_tag:
+            self.source += " JOIN billing_tagsetmember AS member ON member.tag_set_id = rollup.tag_set_id"
+        self.is_charged = (
+            filters.customers is not None or bool(filters.without_customers) or "customer" in wanted
+        )
+        self.parameters: list[Any] = []
+        self._conditions: list[str] = []
+        self._filter(filters)
+        self.condition = " AND ".join(self._conditions)
+        self.sums = ", ".join(f"CAST(SUM({name}) AS bigint)" for name in SUMS)
+
+    def column(self, dimension: str) -> str:
+        return "member.tag" if dimension == "tag" else f"rollup.{_COLUMNS[dimension]}"
+
+    def order(self, order: str, name: str) -> str:
+        amount = "charge" if self.is_charged else "cost"
+        sums = {
+            "spend": amount, "cost": "cost", "charge": "charge", "calls": "calls",
+            "failed_calls": "failed_calls", "total_tokens": _TOTAL_TOKENS,
+        }  # fmt: skip
+        if order == "name":
+            return name
+        if order not in sums:
+            raise BadReport(f"There is no order by {order!r}. One of: {', '.join(sums)}, name.")
+        return f"SUM({sums[order]}) DESC, {name}"
+
+    def rows(self, statement: str, *more: Any) -> list[tuple]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [*self.parameters, *more])
+            return cursor.fetchall()
+
+    def figures(self, sums: Sequence[int | None]) -> Figures:
+        values = dict(zip(SUMS, (value or 0 for value in sums), strict=True))
+        return Figures(
+            cost=from_nano(values["cost"]),
+            charge=from_nano(values["charge"]),
+            is_charged=self.is_charged,
+            calls=values["calls"],
+            failed_calls=values["failed_calls"],
+            unpriced_calls=values["unpriced_calls"],
+            estimated_calls=values["estimated_calls"],
+            cache_hits=values["cache_hits"],
+            usage=Usage(*(values[bucket] for bucket in BUCKETS)),
+            latency_ms_sum=values["latency_ms_sum"],
+            latencies=tuple(values[bucket] for bucket in LATENCY_BUCKETS),
+        )
+
+    def _filter(self, filters: Filters) -> None:
+        # Ids begin with the digits of their day: the primary key finds the days, where nothing finds less.
+        self._add("rollup.id >= %s", _first_id_of(filters.start))
+        self._add("rollup.id < %s", _first_id_of(filters.end + timedelta(days=1)))
+        self._among("customer_id", filters.customers)
+        self._among("team_id", filters.teams)
+        self._among("user_id", filters.users)
+        self._among("model", filters.models)
+        if filters.either_models is not None:
+            names = list(filters.either_models)
+            public = among("rollup.model", "text", names)
+            upstream = among("rollup.upstream_model", "text", names)
+            self._add(f"({public.sql} OR {upstream.sql})", *public.parameters, *upstream.parameters)
+        self._among("provider", filters.providers)
+        self._among("client_tool", filters.client_tools)
+        self._among("dialect", filters.dialects)
+        self._among("customer_id", filters.without_customers or None, is_not=True)
+        self._among("team_id", filters.without_teams or None, is_not=True)
+        if filters.keys is not None:
+            self._among("key_id", [_key(name) for name in filters.keys], type_="uuid")
+        if filters.tags is not None:
+            tags = among("tag", "text", list(filters.tags))
+            untagged = [NO_TAGS.hex] if "" in filters.tags else []
+            self._add(
+                f"(rollup.tag_set_id IN (SELECT tag_set_id FROM billing_tagsetmember WHERE {tags.sql})"
+                f"{' OR rollup.tag_set_id = %s' if untagged else ''})",
+                *tags.parameters,
+                *untagged,
+            )
+            if self._is_by_tag:
+                shown = among("member.tag", "text", list(filters.tags))
+                self._add(shown.sql, *shown.parameters)
+
+    def _among(
+        self, column: str, names: Sequence[str] | None, *, type_: str = "text", is_not: bool = False
+    ) -> None:
+        if names is None:
+            return
+        condition = among(f"rollup.{column}", type_, list(names))
+        self._add(f"NOT ({condition.sql})" if is_not else condition.sql, *condition.parameters)
+
+    def _add(self, condition: str, *parameters: Any) -> None:
+        self._conditions.append(condition)
+        self.parameters += parameters
+
+
+def _smallest(filters: Filters, dimensions: set[str]) -> Rollup:
+    """Return the smallest rollup that has everything that is asked for."""
+    customers = filters.customers is not None or filters.without_customers
+    if customers or filters.users is not None or dimensions & {"customer", "user"}:
+        return SPEND
+    if filters.tags is not None or "tag" in dimensions:
+        return TAGS
+    return OVERVIEW
+
+
+def _first_id_of(day: date) -> str:
+    return f"{day:%Y%m%d}".zfill(8) + "0" * 24
+
+
+def _key(name: str) -> str:
+    if name == MASTER_KEY_ID:
+        return MASTER_KEY.hex
+    digits = name.replace("-", "").lower()
+    if len(digits) != 32 or not set(digits) <= set("0123456789abcdef"):
+        raise BadReport(f"{name!r} is no key's id: write its UUID, or {MASTER_KEY_ID}.")
+    return digits
+
+
+def _name(dimension: str, value: Any) -> str:
+    """Return a dimension's value as it is told: a key as its UUID, or `master`; empty for none."""
+    if dimension == "key":
+        digits = str(value).replace("-", "")
+        if digits == MASTER_KEY.hex:
+            return MASTER_KEY_ID
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    if dimension == "deployment":
+        return str(value) if value else ""
+    return str(value)
+
+
+def _date(value: date | str) -> date:
+    return value if isinstance(value, date) else date.fromisoformat(value)
+
+
+# -- for pages: a page of names, then the figures of those alone ------------------------
+
+
+class Ranking(NamedTuple):
+    """The names of one page in their order, and how many names there are in all."""
+
+    names: list[str]
+    of: int
+
+
+class Amounts(NamedTuple):
+    """What one name spent on one day, USD."""
+
+    cost: Decimal
+    charge: Decimal
+
+
+# What names can be put in order by, as sums; `rate` is USD per token, and last where there is none.
+RANKED_BY = ("cost", "charge", "calls", "failed_calls", "total_tokens", "rate", "name")
+
+
+def ranked(
+    filters: Filters,
+    dimension: Dimension,
+    *,
+    order: str,
+    ascending: bool = False,
+    search: str = "",
+    alike: Sequence[str] = (),
+    limit: int,
+    offset: int = 0,
+) -> Ranking:
+    """Return a page of the names that `by` has, without the calls of none.
+
+    Optimization: adds up the one sum that it sorts by, where `by` adds up all of them for
+    each of what may be a hundred thousand names. search: a part of the name, in any case;
+    alike: names that are found besides (a key is known by another name than its id).
+    Raises: BadReport.
+    """
+    query = _Query(filters, (dimension,))
+    name = query.column(dimension)
+    if dimension == "key":
+        if search:
+            query._among("key_id", [_key(each) for each in alike], type_="uuid")
+    else:
+        query._add(f"{name} <> %s", "")
+        if search:
+            pattern = "%" + re.sub(r"([\\%_])", r"\\\1", search.lower()) + "%"
+            found = among(name, "text", list(alike))
+            query._add(f"(LOWER({name}) LIKE %s ESCAPE '\\' OR {found.sql})", pattern, *found.parameters)
+    query.condition = " AND ".join(query._conditions)
+    rows = query.rows(
+        f"SELECT {name}, COUNT(*) OVER () FROM {query.source} WHERE {query.condition} GROUP BY {name} "
+        f"ORDER BY {_ranking(query, order, name, ascending=ascending)} LIMIT %s OFFSET %s",
+        limit,
+        offset,
+    )
+    if not rows and offset:
+        of = ranked(filters, dimension, order=order, search=search, alike=alike, limit=1).of
+        return Ranking([], of)
+    return Ranking([_name(dimension, row[0]) for row in rows], rows[0][1] if rows else 0)
+
+
+def amounts_by_day(filters: Filters, dimension: Dimension) -> dict[str, dict[date, Amounts]]:
+    """Return what each name spent on each day that it has calls on. For sparklines and stacked charts."""
+    query = _Query(filters, (dimension,))
+    name = query.column(dimension)
+    rows = query.rows(
+        f"SELECT {name}, day, CAST(SUM(cost) AS bigint), CAST(SUM(charge) AS bigint) FROM {query.source} "
+        f"WHERE {query.condition} GROUP BY {name}, day"
+    )
+    found: dict[str, dict[date, Amounts]] = {}
+    for value, day, cost, charge in rows:
+        of_name = found.setdefault(_name(dimension, value), {})
+        of_name[_date(day)] = Amounts(from_nano(cost), from_nano(charge))
+    return found
+
+
+def untagged(filters: Filters) -> Figures:
+    """Return what the calls without a tag add up to: the report by tag has no row of them."""
+    query = _Query(filters, ())
+    rollup = TAGS if query.rollup is OVERVIEW else query.rollup
+    [row] = query.rows(
+        f"SELECT {query.sums} FROM {rollup.table} AS rollup "
+        f"WHERE {query.condition} AND rollup.tag_set_id = %s",
+        NO_TAGS.hex,
+    )
+    return query.figures(row)
+
+
+def added(reports: Iterable[Figures], *, is_charged: bool) -> Figures:
+    """Return the figures of several reports that have no call in common, together."""
+    figures = list(reports)
+    usages, latencies = [each.usage for each in figures], [each.latencies for each in figures]
+    return Figures(
+        cost=sum((each.cost for each in figures), Decimal(0)),
+        charge=sum((each.charge for each in figures), Decimal(0)),
+        is_charged=is_charged,
+        calls=sum(each.calls for each in figures),
+        failed_calls=sum(each.failed_calls for each in figures),
+        unpriced_calls=sum(each.unpriced_calls for each in figures),
+        estimated_calls=sum(each.estimated_calls for each in figures),
+        cache_hits=sum(each.cache_hits for each in figures),
+        usage=Usage(*map(sum, zip(*usages, strict=True))),
+        latency_ms_sum=sum(each.latency_ms_sum for each in figures),
+        latencies=tuple(map(sum, zip(*latencies, strict=True))) or (0,) * len(LATENCY_BUCKETS),
+    )
+
+
+def less(whole: Figures, parts: Iterable[Figures]) -> Figures:
+    """Return the figures of those calls of a report that are in none of its parts."""
+    part = added(parts, is_charged=whole.is_charged)
+    return Figures(
+        whole.cost - part.cost,
+        whole.charge - part.charge,
+        whole.is_charged,
+        whole.calls - part.calls,
+        whole.failed_calls - part.failed_calls,
+        whole.unpriced_calls - part.unpriced_calls,
+        whole.estimated_calls - part.estimated_calls,
+        whole.cache_hits - part.cache_hits,
+        Usage(*map(sub, whole.usage, part.usage)),
+        whole.latency_ms_sum - part.latency_ms_sum,
+        tuple(map(sub, whole.latencies, part.latencies)),
+    )
+
+
+def _ranking(query: _Query, order: str, name: str, *, ascending: bool) -> str:
+    if order not in RANKED_BY:
+        raise BadReport(f"Names are not put in order by {order!r}. One of: {', '.join(RANKED_BY)}.")
+    direction = "ASC" if ascending else "DESC"
+    if order == "name":
+        return f"{name} {direction}"
+    if order == "rate":
+        amount = "charge" if query.is_charged else "cost"
+        # A whole number: neither database then rounds what it compares.
+        rate = f"SUM({amount}) * 1000 / NULLIF(SUM({_TOTAL_TOKENS}), 0)"
+        return f"({rate}) IS NULL, {rate} {direction}, {name}"
+    summed = _TOTAL_TOKENS if order == "total_tokens" else order
+    return f"SUM({summed}) {direction}, {name}"
+
+
+@contextlib.contextmanager
+def one_instant() -> Iterator[None]:
+    """Have several reports see the database as it is at one instant: their figures then fit together."""
+    if connection.in_atomic_block:
+        yield  # the caller's transaction decides what is seen
+    elif connection.vendor == "postgresql":
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            cursor.execute("SET LOCAL work_mem = '64MB'")  # a hundred thousand names are added up in memory
+            yield
+    else:
+        # `atomic` would begin with the writer's lock.
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN DEFERRED")
+            try:
+                yield
+            finally:
+                cursor.execute("ROLLBACK")  # nothing was written
+
+
+# -- for the API: by several dimensions at once ------------------------------------------
+
+_PROMPT_TOKENS = "input_uncached + cache_read + cache_write_5m + cache_write_1h + input_audio + input_image"
+_COMPLETION_TOKENS = "output_text + reasoning + output_audio + output_image"
+_TALLIED = (
+    "cost", "charge", "calls", "failed_calls", "unpriced_calls", "estimated_calls", "cache_hits",
+    _PROMPT_TOKENS, _COMPLETION_TOKENS, "cache_read", "cache_write_5m + cache_write_1h",
+)  # fmt: skip
+_PART = 20_000  # calls: what a part of a report has rows of
+
+
+class Tally(NamedTuple):
+    """What calls add up to, in whole numbers: `cost` and `charge` are nano-dollars.
+
+    Optimization: without latencies and the rarer buckets, a report of many small groups
+    is made in half the time.
+    """
+
+    cost: int = 0
+    charge: int = 0
+    calls: int = 0
+    failed_calls: int = 0
+    unpriced_calls: int = 0
+    estimated_calls: int = 0
+    cache_hits: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+
+    def plus(self, other: "Tally") -> "Tally":
+        return Tally._make(map(add, self, other))
+
+    def less(self, other: "Tally") -> "Tally":
+        return Tally._make(map(sub, self, other))
+
+
+class Group(NamedTuple):
+    """The sums of one combination of names; `names[0]` is a date where the first dimension is `day`."""
+
+    names: tuple[Any, ...]
+    tally: Tally
+
+
+def grouped(filters: Filters, dimensions: Sequence[Dimension]) -> list[Group]:
+    """Return the sums by several dimensions at once, in no order; one group without names for none.
+
+    By tag a call counts under each of its tags. Raises: BadReport.
+    """
+    query = _Query(filters, dimensions)
+    columns = [query.column(dimension) for dimension in dimensions]
+    sums = ", ".join(f"CAST(COALESCE(SUM({each}), 0) AS bigint)" for each in _TALLIED)
+    by_columns = f" GROUP BY {', '.join(columns)}" if columns else ""
+    rows = query.rows(
+        f"SELECT {', '.join([*columns, sums])} FROM {query.source} WHERE {query.condition}{by_columns}"
+    )
+    told = [_TOLD.get(dimension, str) for dimension in dimensions]
+    width = len(columns)
+    return [
+        Group(
+            tuple(tell(value) for tell, value in zip(told, row, strict=False)),
+            Tally._make(row[width:]),
+        )
+        for row in rows
+    ]
+
+
+_TOLD: dict[str, Callable[[Any], Any]] = {
+    "day": _date,
+    "key": partial(_name, "key"),
+    "deployment": partial(_name, "deployment"),
+}
+
+
+def tally(filters: Filters) -> Tally:
+    """Return what all calls of the report add up to."""
+    return grouped(filters, ())[0].tally
+
+
+def in_parts(filters: Filters) -> list[Filters]:
+    """Return the same report cut into ranges of days with few enough calls to be held in memory.
+
+    Days without calls are in none of them. A day is never cut. One query.
+    """
+    days = sorted(grouped(filters, ("day",)))
+    parts: list[Filters] = []
+    calls = 0
+    for group in days:
+        day, calls = group.names[0], calls + group.tally.calls
+        if parts and calls <= _PART:
+            parts[-1] = msgspec.structs.replace(parts[-1], end=day)
+        else:
+            parts.append(msgspec.structs.replace(filters, start=day, end=day))
+            calls = group.tally.calls
+    return parts
