@@ -50,6 +50,17 @@ def canonical_model(provider: str, model: str) -> str | None:
     return found.id if found is not None else None
 
 
+@lru_cache(maxsize=1)
+def context_windows() -> dict[tuple[str, str], int]:
+    """Return how many tokens a model reads at most, where that is known, by (provider, listed name)."""
+    return {
+        (provider.id, model.id): model.context_window
+        for provider in data.providers
+        for model in provider.models
+        if model.context_window
+    }
+
+
 def genai_prices_rows() -> Iterator[Price]:
     """Yield unsaved prices of every model the package knows, dated where it is."""
     for provider in data.providers:

@@ -1,6 +1,6 @@
 """The API's routes. Those of models are in `proxy/api/`."""
 
-from billing.views import budgets, customers, keys, tags, teams, users
+from billing.views import audit, budgets, customers, keys, logs, tags, teams, users
 
 urlpatterns = [
     *customers.urlpatterns,
@@ -9,4 +9,6 @@ urlpatterns = [
     *teams.urlpatterns,
     *users.urlpatterns,
     *tags.urlpatterns,
+    *audit.urlpatterns,
+    *logs.urlpatterns,
 ]

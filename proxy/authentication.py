@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from customers.keys import PREFIX, hash_secret
 from customers.request_keys import MalformedKey, read_secret
 from proxy.callers import MASTER, Caller, Callers, written
-from proxy.errors import ExpiredKey, InvalidKey, KeyBlocked, TeamBlocked, Unauthenticated
+from proxy.errors import ExpiredKey, InvalidKey, KeyBlocked, TeamBlocked, Unauthenticated, UserInactive
 
 
 class Authenticator:
@@ -37,7 +37,7 @@ class Authenticator:
                 f"Invalid key {_abbreviated(secret)}: a virtual key, starting with `{PREFIX}`, was expected."
             )
         caller = self._callers.known(token_hash) or await self._callers.find(token_hash)
-        if caller is None:
+        if caller is None or (caller.secret_until_s is not None and time.time() >= caller.secret_until_s):
             raise InvalidKey(f"Invalid proxy server token: no key {_abbreviated(secret)} is known here.")
         _check(caller, secret)
         return caller
@@ -53,6 +53,8 @@ def _check(caller: Caller, secret: str) -> None:
         )
     if caller.team_blocked:
         raise TeamBlocked(f"Team={caller.team_id} is blocked. Ask whoever manages the gateway to unblock it.")
+    if not caller.user_is_active:
+        raise UserInactive("This key's user is deactivated. Ask whoever manages the gateway.")
 
 
 def _abbreviated(secret: str) -> str:

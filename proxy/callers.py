@@ -2,7 +2,7 @@
 Who may call: an in-process copy of keys, teams and customers, kept fresh by changes.
 
 Keys are loaded when first seen and reloaded when anything that shapes them changes;
-of the customers only the exceptions (blocked, own budget) are kept, and of all others
+of the customers only the exceptions (blocked, own budget, own models) are kept, and of all others
 whose budgets count (users, team members, tags, the gateway) just those. The refresher
 (`refresher.py`) reads the change log twice a second. While the database is away,
 what is known stays known for the setting's hard life; a key that is not known is
@@ -20,7 +20,10 @@ from datetime import UTC, datetime
 import msgspec
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
+from django.db.models import Q
+from django.utils import timezone
 
+from customers.allowed_routes import routes_of
 from customers.models import Customer, GatewayLimits, Tag, TeamMembership, User, VirtualKey
 from proxy.errors import DatabaseAway
 from proxy.tiers import Tier, Tiers, tier_of
@@ -31,7 +34,7 @@ _LOAD_SECONDS = 5.0
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A key as the hot path sees it, with what its team adds."""
+    """A key as the hot path sees it, with what its team and its user add."""
 
     is_master: bool = False
     key_id: bytes | None = None
@@ -40,10 +43,15 @@ class Caller(msgspec.Struct, frozen=True):
     user_id: str | None = None
     key_models: frozenset[str] = frozenset()  # empty: all
     team_models: frozenset[str] = frozenset()
+    user_models: frozenset[str] = frozenset()  # of a key that is on no team
+    model_aliases: dict[str, str] = {}  # the key's and, behind them, the team's
+    routes: tuple[str, ...] = ()  # paths and groups that the key is confined to; empty: it is not
     tags: tuple[str, ...] = ()
     blocked: bool = False
     team_blocked: bool = False
+    user_is_active: bool = True
     expires_at_s: float | None = None
+    secret_until_s: float | None = None  # of a secret that was replaced: the end of its grace
     fixed_customer_id: str | None = None
     tier: Tier | None = None
     team_tier: Tier | None = None
@@ -58,6 +66,9 @@ class CustomerRule(msgspec.Struct, frozen=True):
 
     blocked: bool = False
     tier: Tier | None = None
+    models: frozenset[str] = frozenset()  # empty: all
+    region: str = ""  # its calls go to upstreams of this region alone
+    default_model: str = ""  # for a model that the region does not have
 
 
 class Callers:
@@ -132,7 +143,9 @@ class Callers:
         """Read again who else has a budget: the gateway, users, team members, tags."""
         limits = GatewayLimits.objects.select_related("budget", "customer_budget").first()
         users = User.objects.filter(budget__isnull=False).select_related("budget")
-        members = TeamMembership.objects.filter(budget__isnull=False).select_related("budget")
+        limited = Q(budget__isnull=False) | Q(team__member_budget__isnull=False)
+        members = TeamMembership.objects.filter(limited, team__deleted_at=None)
+        members = members.select_related("budget", "team__member_budget")
         tags = Tag.objects.filter(budget__isnull=False).select_related("budget")
         self.tiers = Tiers(
             gateway=tier_of(limits.budget) if limits else None,
@@ -141,7 +154,7 @@ class Callers:
             members={
                 (member.team_id, member.user_id): tier
                 for member in members
-                if (tier := tier_of(member.budget))
+                if (tier := tier_of(member.budget or member.team.member_budget))
             },
             tags={tag.pk: tier for tag in tags if (tier := tier_of(tag.budget))},
         )
@@ -170,17 +183,28 @@ class Callers:
 
 
 def load_callers(token_hashes: list[str]) -> dict[str, Caller]:
-    """Read keys from the database. One query; not for the event loop."""
+    """Read keys from the database. One query; not for the event loop.
+
+    A secret that was replaced is found, too, until its grace is over.
+    """
+    now = timezone.now()
+    replaced = Q(previous_token_hash__in=token_hashes, previous_valid_until__gt=now)
     keys = (
         VirtualKey.objects.listed()
-        .filter(token_hash__in=token_hashes)
-        .select_related("budget", "customer_budget", "team__budget")
+        .filter(Q(token_hash__in=token_hashes) | replaced)
+        .select_related("budget", "customer_budget", "team__budget", "user")
     )
-    return {key.token_hash: _caller(key) for key in keys}
+    asked, found = set(token_hashes), {}
+    for key in keys:
+        if key.token_hash in asked:
+            found[key.token_hash] = _caller(key)
+        if key.previous_token_hash in asked and key.previous_valid_until and key.previous_valid_until > now:
+            found[key.previous_token_hash] = _caller(key, secret_until=key.previous_valid_until)
+    return found
 
 
-def _caller(key: VirtualKey) -> Caller:
-    team = key.team
+def _caller(key: VirtualKey, *, secret_until: datetime | None = None) -> Caller:
+    team, user = key.team, key.user
     is_fixed = key.payer_policy == VirtualKey.PayerPolicy.FIXED
     return Caller(
         key_id=key.pk.bytes,
@@ -189,10 +213,15 @@ def _caller(key: VirtualKey) -> Caller:
         user_id=key.user_id,
         key_models=frozenset(key.allowed_models),
         team_models=frozenset(team.allowed_models) if team else frozenset(),
+        user_models=frozenset(user.allowed_models) if user and not team else frozenset(),
+        model_aliases=_aliases({**(team.model_aliases if team else {}), **key.model_aliases}),
+        routes=tuple(routes_of(key)),
         tags=tuple(dict.fromkeys([*key.tags, *(team.tags if team else [])])),
         blocked=key.blocked,
         team_blocked=bool(team and (team.blocked or team.deleted_at)),
+        user_is_active=user is None or user.is_active,
         expires_at_s=key.expires_at.timestamp() if key.expires_at else None,
+        secret_until_s=secret_until.timestamp() if secret_until else None,
         fixed_customer_id=key.customer_id if is_fixed else None,
         tier=tier_of(key.budget),
         team_tier=tier_of(team.budget) if team else None,
@@ -200,8 +229,18 @@ def _caller(key: VirtualKey) -> Caller:
     )
 
 
+def _aliases(names: dict[str, object]) -> dict[str, str]:
+    return {name: model for name, model in names.items() if isinstance(model, str)}
+
+
 def _rule(customer: Customer) -> CustomerRule:
-    return CustomerRule(blocked=customer.blocked, tier=tier_of(customer.budget))
+    return CustomerRule(
+        blocked=customer.blocked,
+        tier=tier_of(customer.budget),
+        models=frozenset(customer.allowed_models),
+        region=customer.allowed_model_region,
+        default_model=customer.default_model,
+    )
 
 
 def _in_thread(query: Callable) -> Callable:

@@ -2,8 +2,8 @@
 Everything that can be answered instead of a model's answer.
 
     GatewayError
-    ├── Unauthenticated 401   InvalidKey, ExpiredKey, KeyBlocked, TeamBlocked
-    ├── Forbidden 403         ModelNotAllowed, CustomerBlocked, WrongPayer
+    ├── Unauthenticated 401   InvalidKey, ExpiredKey, KeyBlocked, TeamBlocked, UserInactive
+    ├── Forbidden 403         RouteNotAllowed, ModelNotAllowed, CustomerBlocked, WrongPayer
     ├── BadCall 400           UnknownModel; NotFound 404, MethodNotAllowed 405, BodyTooLarge 413
     ├── RateLimited 429
     ├── OverBudget 400        (setting) BudgetExceeded, NotUnderStrictBudget, UnpricedUnderBudget
@@ -59,9 +59,17 @@ class TeamBlocked(Unauthenticated):
     pass
 
 
+class UserInactive(Unauthenticated):
+    pass
+
+
 class Forbidden(GatewayError):
     status = HTTPStatus.FORBIDDEN
     type = "permission_error"
+
+
+class RouteNotAllowed(Forbidden):
+    type = "auth_error"
 
 
 class ModelNotAllowed(Forbidden):
@@ -71,6 +79,14 @@ class ModelNotAllowed(Forbidden):
 
 class TeamModelNotAllowed(ModelNotAllowed):
     type = "team_model_access_denied"
+
+
+class UserModelNotAllowed(ModelNotAllowed):
+    type = "user_model_access_denied"
+
+
+class CustomerModelNotAllowed(ModelNotAllowed):
+    type = "customer_model_access_denied"
 
 
 class CustomerBlocked(Forbidden):

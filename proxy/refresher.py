@@ -26,7 +26,8 @@ _BUDGET_KIND = "customers.budget"
 _CUSTOMER_KIND = "customers.customer"
 _KEY_KINDS = {"customers.virtualkey", "customers.team", "customers.user", _BUDGET_KIND}
 _TIER_KINDS = {
-    "customers.gatewaylimits", "customers.user", "customers.teammembership", "customers.tag", _BUDGET_KIND,
+    "customers.gatewaylimits", "customers.user", "customers.team", "customers.teammembership",
+    "customers.tag", _BUDGET_KIND,
 }  # fmt: skip
 _CATALOG_KINDS = {"proxy.upstream", "proxy.deployment", "billing.price"}
 _TYPICAL_SECONDS = 5.0  # how often the usual lengths of answers are read; they move slowly

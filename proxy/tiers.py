@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.core.exceptions import ValidationError
 
+from billing.bulk import microseconds
 from billing.holds import Claim
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
 from billing.periods import PeriodKey
@@ -49,6 +50,8 @@ class Tier(msgspec.Struct, frozen=True, eq=False):
 
     budget_id: str
     limit_nano: int | None = None
+    raised_nano: int = 0  # added to the limit for calls that start before `raised_until_us`
+    raised_until_us: int = 0
     duration: Duration | None = None
     is_strict: bool = False
     requests_per_minute: int | None = None
@@ -64,6 +67,7 @@ def tier_of(budget: Budget | None) -> Tier | None:
     tier = Tier(
         budget.pk,
         None if budget.max_budget is None else to_nano(budget.max_budget),
+        *_increase(budget),
         _read(budget, budget.duration, None),
         budget.mode == Budget.Mode.STRICT,
         budget.rpm_limit,
@@ -73,6 +77,13 @@ def tier_of(budget: Budget | None) -> Tier | None:
     )
     limits = (tier.limit_nano, tier.requests_per_minute, tier.tokens_per_minute, tier.parallel_requests)
     return tier if tier.models or any(limit is not None for limit in limits) else None
+
+
+def _increase(budget: Budget) -> tuple[int, int]:
+    """Return (nano-dollars, until when in Unix microseconds) of a temporary increase; zeros: none."""
+    if budget.temp_budget_increase is None or budget.temp_budget_expiry is None:
+        return 0, 0
+    return to_nano(budget.temp_budget_increase), microseconds(budget.temp_budget_expiry)
 
 
 def _read(budget: Budget, read: Callable[[], T], otherwise: T) -> T:
@@ -114,7 +125,8 @@ class Tiers(msgspec.Struct, frozen=True):
     gateway: Tier | None = None
     customer: Tier | None = None  # of customers that have no other
     users: dict[str, Tier] = {}
-    members: dict[tuple[str, str], Tier] = {}  # by (team id, user id)
+    # By (team id, user id): the member's own, else what the team gives its members.
+    members: dict[tuple[str, str], Tier] = {}
     tags: dict[str, Tier] = {}
 
 
@@ -202,7 +214,14 @@ def _limits_of(
             parallel_requests=tier.parallel_requests,
             label=label,
         )
-        allowances = [("", tier.limit_nano, tier.duration)]
+        limit_nano = tier.limit_nano
+        if limit_nano is not None and tier.raised_nano:
+            if started_us < tier.raised_until_us:
+                limit_nano += tier.raised_nano
+                until_us = min(until_us, tier.raised_until_us)
+            else:
+                since_us = max(since_us, tier.raised_until_us)
+        allowances = [("", limit_nano, tier.duration)]
         if (by_model := tier.models.get(model)) is not None:
             allowances.append((model, by_model.limit_nano, by_model.duration))
             rules += rules_of(

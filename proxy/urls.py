@@ -10,6 +10,8 @@ from proxy import views
 FIRST_SEGMENTS = frozenset(
     {"v1", "chat", "completions", "embeddings", "responses", "messages", "models", "engines", "openai"}
 )
+# Of those, what belongs to the API: /v1/model/info; models themselves are at /v1/models.
+NOT_PROXIED = "v1/model/"
 
 
 def _both(route: str, view: Any) -> list[URLPattern]:

@@ -60,8 +60,12 @@ async def serve(request: HttpRequest, dialect: Dialect, model: str | None) -> Ht
     try:
         _require_post(request)
         caller = await running.authenticator.authenticate(request.headers)
+        admission.check_route(caller, request.path, admission.CALLS)
         ask = dialect.read_call(await read_body(request), model)
+        if caller.model_aliases:
+            ask = admission.by_real_name(ask, caller)
         origin = running.identifier.attribute(request.headers, ask.said, caller)
+        ask = admission.by_default_model(running, ask, origin.customer_id)
         opened = _opened(call_id, now_us, dialect, ask, caller, origin, running.limits.stores_prompts)
         targets = admission.admit(running, dialect, ask, caller, origin)
         limits = admission.limits_of(running, ask, caller, origin, now_us) if dialect.BILLABLE else UNLIMITED
@@ -95,8 +99,9 @@ async def one_model(request: HttpRequest, name: str) -> HttpResponse:
     dialect, caller, names = await _visible_models(request)
     if isinstance(caller, WholeAnswer):
         return caller
+    real_name = caller.model_aliases.get(name, name)
     is_served = name in names or (
-        bool(gateway.running().catalog.targets(name)) and admission.may_use(caller, name)
+        bool(gateway.running().catalog.targets(real_name)) and admission.may_use(caller, name)
     )
     if not is_served:
         error = NotFound(
@@ -114,13 +119,10 @@ async def _visible_models(request: HttpRequest) -> tuple[Any, Any, list[str]]:
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed("Use GET on this route.", headers={"allow": "GET"})
         caller = await running.authenticator.authenticate(request.headers)
+        admission.check_route(caller, request.path, admission.MODELS)
     except GatewayError as error:
         return dialect, WholeAnswer.of_error(dialect, error, running.new_call_id()[1]), []
-    return (
-        dialect,
-        caller,
-        [name for name in running.catalog.model_names() if admission.may_use(caller, name)],
-    )
+    return dialect, caller, admission.visible_models(running, caller)
 
 
 def _openai_model(name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from django.conf import settings  # noqa: E402  after setup
 
 from proxy.gateway import Gateway, set_running  # noqa: E402
 from proxy.handler import ProxyHandler  # noqa: E402
-from proxy.urls import FIRST_SEGMENTS  # noqa: E402
+from proxy.urls import FIRST_SEGMENTS, NOT_PROXIED  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 @lru_cache(maxsize=4096)
 def _is_proxied(path: str) -> bool:
-    return path.lstrip("/").partition("/")[0] in FIRST_SEGMENTS
+    path = path.lstrip("/")
+    return path.partition("/")[0] in FIRST_SEGMENTS and not path.startswith(NOT_PROXIED)
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

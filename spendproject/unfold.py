@@ -58,6 +58,12 @@ UNFOLD = {
             {
                 "title": "Spend",
                 "items": [
+                    {
+                        "title": "Usage",
+                        "icon": "monitoring",
+                        "link": reverse_lazy("usage:overview"),
+                        "permission": _may_view("billing.spendlog"),
+                    },
                     _item("Logs", "list_alt", "billing.spendlog"),
                     _item("Customers", "groups", "customers.customer"),
                     _item("Prices", "sell", "billing.price"),
@@ -85,6 +91,7 @@ UNFOLD = {
                 "title": "System",
                 "collapsible": True,
                 "items": [
+                    _item("Audit log", "history", "customers.auditlog"),
                     _item("Totals", "functions", "billing.spendtotal"),
                     _item("Journals", "menu_book", "billing.journalcheckpoint"),
                     _item("Groups", "shield_person", "auth.group"),

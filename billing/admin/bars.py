@@ -286,10 +286,10 @@ def _bars(holder: Holder, rows: Sequence[BudgetPeriod], at: datetime) -> list[Ba
     for allowance in allowances(holder.budget):
         period = allowance.period(holder.key, at)
         row = by_window.pop((period.scope, period.window), None)
+        # What is in force, with an increase for a time: as on the hot path.
+        limit = allowance.limit if allowance.scope or not holder.budget else holder.budget.limit_at(at)
         bars.append(
-            Bar(period, period.starts_at, period.ends_at, allowance.limit)
-            if row is None
-            else Bar.of(row, allowance.limit)
+            Bar(period, period.starts_at, period.ends_at, limit) if row is None else Bar.of(row, limit)
         )
     if holder.is_default:
         # Those of another budget: a key's, of its customers.

@@ -1,56 +1,211 @@
-"""GET /customer/info and /end_user/info: what a customer is and has spent (contract 5.1)."""
+"""Customers: /customer/* and, the same, /end_user/* (contract 5.1)."""
 
+from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from django.db.models import QuerySet
 from django.urls import path
+from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import ValidationError
 
-from billing.models import HolderType, SpendTotal
-from customers.api import Action, ApiError, ManagementView
-from customers.models import Budget, Customer
+from billing.adjustments import initial_spend
+from billing.budget_status import Spending, prepare_periods, spending_of
+from billing.models import HolderType
+from billing.views.budgets import budget_object
+from customers.api import Action, ManagementView
+from customers.api.errors import BadRequest, NotFound
+from customers.filtersets import CustomerFilter
+from customers.models import Customer
+from customers.serializers.customers import (
+    CustomerFields,
+    CustomerIds,
+    CustomerListQuery,
+    CustomerQuery,
+    NewCustomer,
+)
+from customers.services.customers import (
+    block_customers,
+    create_customer,
+    is_served,
+    remove_customers,
+    unblock_customers,
+    update_customer,
+)
+from customers.text import is_clean_id
+
+__all__ = ["budget_object", "customer_object", "urlpatterns"]
+
+MOST_UNPAGED = 10_000
+MOST_COUNTED = 100_000
+MOST_FOUND = 10_000  # counting what a search finds looks at each customer
+_PAGE_SIZE = 50
+
+
+class NewCustomerView(ManagementView):
+    """Make a customer, with limits of its own or a shared budget."""
+
+    actions = {"POST": Action.WRITE_CUSTOMERS}
+
+    def post(self, request: Request) -> Response:
+        given = self.body(NewCustomer)
+        _check_default_model(given)
+        customer = create_customer(given)
+        # Behind the row: the ledger, too, makes the customer before its total.
+        initial_spend(customer_id=customer.pk, amount=given.get("spend") or Decimal(0), at=timezone.now())
+        prepare_periods(HolderType.CUSTOMER, customer.pk, customer.budget)
+        return Response(_one(customer))
+
+
+class UpdateCustomer(ManagementView):
+    """Change what is sent of a customer; what is not sent stays."""
+
+    actions = {"POST": Action.WRITE_CUSTOMERS}
+
+    def post(self, request: Request) -> Response:
+        given = self.body(CustomerFields)
+        _check_default_model(given)
+        customer = update_customer(given)
+        prepare_periods(HolderType.CUSTOMER, customer.pk, customer.budget)
+        return Response(_one(customer))
 
 
 class CustomerInfo(ManagementView):
-    """One customer: the contract's fields, and below them ours."""
+    """Tell what a customer is and has spent."""
 
     actions = {"GET": Action.READ_CUSTOMERS}
 
     def get(self, request: Request) -> Response:
-        customer_id = request.query_params.get("end_user_id")
-        if not customer_id:
-            raise ApiError(
-                "Say which customer: ?end_user_id=…", status=422, type="validation_error", param="end_user_id"
-            )
+        customer_id = self.query(CustomerQuery)["end_user_id"]
         customer = None
-        if "\0" not in customer_id:  # PostgreSQL refuses it in text
+        if is_clean_id(customer_id):
             customer = Customer.objects.listed().select_related("budget").filter(pk=customer_id).first()
         if customer is None:
-            raise ApiError(
-                f"no customer with id {customer_id}", status=404, type="not_found", param="end_user_id"
+            raise NotFound(f"no customer with id {customer_id}", param="end_user_id")
+        return Response(_one(customer))
+
+
+class DeleteCustomers(ManagementView):
+    """Delete customers, all that are named or none. Their ids, spend and blocks stay."""
+
+    actions = {"POST": Action.WRITE_CUSTOMERS}
+
+    def post(self, request: Request) -> Response:
+        number = remove_customers(self.body(CustomerIds)["user_ids"], at=timezone.now())
+        noun = "customer was" if number == 1 else "customers were"
+        return Response(
+            {"deleted_customers": number, "message": f"{number} {noun} deleted; their spend is kept."}
+        )
+
+
+class BlockCustomers(ManagementView):
+    """Block customers; their calls are refused from now on. Unknown ids become blocked customers."""
+
+    actions = {"POST": Action.WRITE_CUSTOMERS}
+
+    def post(self, request: Request) -> Response:
+        return Response({"blocked_users": _all(block_customers(self.body(CustomerIds)["user_ids"]))})
+
+
+class UnblockCustomers(ManagementView):
+    """Unblock customers, all that are named or none."""
+
+    actions = {"POST": Action.WRITE_CUSTOMERS}
+
+    def post(self, request: Request) -> Response:
+        unblocked = unblock_customers(self.body(CustomerIds)["user_ids"])
+        # LiteLLM's list has those that are still blocked: of those that were named, none.
+        return Response({"blocked_users": [], "unblocked_users": _all(unblocked)})
+
+
+class CustomerList(ManagementView):
+    """List customers by their ids; with `page` or `page_size` one page of them."""
+
+    actions = {"GET": Action.READ_CUSTOMERS}
+    refusal_status = 401
+
+    def get(self, request: Request) -> Response:
+        asked = self.query(CustomerListQuery)
+        found = CustomerFilter(data=asked, queryset=Customer.objects.listed()).qs
+        if "page" in asked or "page_size" in asked:
+            most = MOST_FOUND if asked.get("search") else MOST_COUNTED
+            return _page(
+                found, number=asked.get("page", 1), size=asked.get("page_size", _PAGE_SIZE), most=most
             )
-        total = SpendTotal.objects.filter(holder_type=HolderType.CUSTOMER, holder_id=customer.pk).first()
-        return Response(customer_object(customer, total))
+        customers = _in_order(found, 0, MOST_UNPAGED + 1)
+        if len(customers) > MOST_UNPAGED:
+            raise BadRequest(
+                f"There are more than {MOST_UNPAGED:,} customers: ask for pages, with ?page=1&page_size=100.",
+                param="page",
+            )
+        return Response(_all(customers), headers={"x-total-count": str(len(customers))})
 
 
-def customer_object(customer: Customer, total: SpendTotal | None) -> dict[str, Any]:
-    """Return a customer in the contract's shape, with additive fields. Makes no query."""
-    spend = total.charge if total else Decimal(0)
+def _page(found: QuerySet, *, number: int, size: int, most: int) -> Response:
+    """Return one page, and how many there are in headers. Counts to `most`: then it says so."""
+    start = (number - 1) * size
+    customers = _in_order(found, start, start + size)
+    if 0 < len(customers) < size or (not customers and number == 1):
+        counted = start + len(customers)  # this is the last page
+    else:
+        counted = found.order_by().values("pk")[: most + 1].count()
+    total = min(counted, most)
+    headers = {"x-total-count": str(total), "x-total-pages": str(-(-total // size))}
+    if counted > most:
+        headers["x-total-is-at-least"] = "true"
+    return Response(_all(customers), headers=headers)
+
+
+def _in_order(found: QuerySet, start: int, end: int) -> list[Customer]:
+    # Optimization: the ids alone are read from an index, however deep the page is; the rows come after.
+    ids = found.order_by("pk").values("pk")[start:end]
+    return list(Customer.objects.filter(pk__in=ids).select_related("budget").order_by("pk"))
+
+
+def _check_default_model(given: dict[str, Any]) -> None:
+    """Raises: a 422 where no deployment serves the model."""
+    model = given.get("default_model")
+    if model and not is_served(model):
+        message = f"No model {model} is served here; GET /v1/models lists those that are."
+        raise ValidationError({"default_model": [message]}, code="value_error")
+
+
+# -- what they look like -----------------------------------------------------------------
+
+
+def _one(customer: Customer) -> dict[str, Any]:
+    return _all([customer])[0]
+
+
+def _all(customers: Iterable[Customer]) -> list[dict[str, Any]]:
+    """Return customers with what they spent. Two queries, however many there are."""
+    at = timezone.now()
+    listed = list(customers)
+    spent = spending_of(HolderType.CUSTOMER, [(each.pk, each.budget) for each in listed], at=at)
+    return [customer_object(each, spent[each.pk], at=at) for each in listed]
+
+
+def customer_object(customer: Customer, spending: Spending, *, at: datetime) -> dict[str, Any]:
+    """Return a customer: the contract's fields, and below them ours. Makes no query."""
+    total = spending.total
     return {
         "user_id": customer.pk,
         "blocked": customer.blocked,
         "alias": customer.alias or None,
-        "spend": spend,
+        "spend": spending.spend,
         "allowed_model_region": customer.allowed_model_region or None,
         "default_model": customer.default_model or None,
-        "models": [],
+        "models": customer.allowed_models,
         "budget_id": customer.budget_id,
         "object_permission_id": None,
         "object_permission": None,
-        "litellm_budget_table": budget_object(customer.budget) if customer.budget else None,
-        "total_spend": spend,
-        "total_cost": total.cost if total else Decimal(0),
+        "litellm_budget_table": budget_object(customer.budget, at=at) if customer.budget else None,
+        "budget_period": spending.period,
+        "total_spend": spending.spend,
+        "total_cost": spending.cost,
         "total_tokens": total.prompt_tokens + total.completion_tokens if total else 0,
         "requests": total.calls if total else 0,
         "failed_requests": total.failed_calls if total else 0,
@@ -62,22 +217,17 @@ def customer_object(customer: Customer, total: SpendTotal | None) -> dict[str, A
     }
 
 
-def budget_object(budget: Budget) -> dict[str, Any]:
-    return {
-        "budget_id": budget.pk,
-        "soft_budget": budget.soft_budget,
-        "max_budget": budget.max_budget,
-        "max_parallel_requests": budget.max_parallel_requests,
-        "tpm_limit": budget.tpm_limit,
-        "rpm_limit": budget.rpm_limit,
-        "model_max_budget": budget.model_max_budget or None,
-        "budget_duration": budget.budget_duration or None,
-        "budget_reset_at": None,
-        "created_at": budget.created_at,
-    }
-
-
+_ROUTES = {
+    "new": NewCustomerView,
+    "info": CustomerInfo,
+    "update": UpdateCustomer,
+    "delete": DeleteCustomers,
+    "block": BlockCustomers,
+    "unblock": UnblockCustomers,
+    "list": CustomerList,
+}
 urlpatterns = [
-    path("customer/info", CustomerInfo.as_view()),
-    path("end_user/info", CustomerInfo.as_view()),
+    path(f"{noun}/{name}", view.as_view())
+    for noun in ("customer", "end_user")
+    for name, view in _ROUTES.items()
 ]

@@ -19,6 +19,7 @@ class BudgetAdmin(GatewayAdmin):
         (None, {"fields": ("id", "max_budget", "budget_duration", "mode", "soft_budget")}),
         ("Rate limits", {"fields": ("rpm_limit", "tpm_limit", "max_parallel_requests")}),
         ("Limits by model", {"fields": ("model_max_budget",)}),
+        ("Raised for a time", {"fields": ("temp_budget_increase", "temp_budget_expiry")}),
     )
     help_texts = {
         "id": "What programs name it by. It is chosen once.",
@@ -34,6 +35,7 @@ class BudgetAdmin(GatewayAdmin):
         "rpm_limit": "Of each holder, in any 60 seconds. Empty: no limit.",
         "tpm_limit": "Of each holder, in any 60 seconds. Empty: no limit.",
         "max_parallel_requests": "How many calls of each holder may be under way at once. Empty: no limit.",
+        "temp_budget_increase": "Added to the limit until then.",
         "model_max_budget": "Limits of single models, besides those above, as JSON. Keys may be left out: "
         '{"gpt-4o": {"budget_limit": "5", "time_period": "1d", "rpm_limit": 60, "tpm_limit": 100000}}. '
         "Amounts are USD.",

@@ -1,7 +1,7 @@
 """What all our admin pages share. How values are written is in `display.py`, fields are in `fields.py`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db import models
@@ -12,7 +12,9 @@ from django.utils.text import capfirst
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RadioFilter
 
+from customers.admin.changes import HISTORY, history_of
 from customers.admin.fields import KindedJsonField, LinesField, PlainUsdField, validate_id
+from customers.models import TrackedModel
 from customers.money import UsdField
 from customers.text import is_clean_id
 
@@ -21,6 +23,7 @@ class GatewayAdmin(ModelAdmin):
     """One model's pages, as we want all of them."""
 
     empty_list = ""  # what an empty list says: what it is for, and how rows come to be
+    plural = ""  # of a row, where the model's is the list's name
     lines_fields: tuple[str, ...] = ("allowed_models", "tags")
     help_texts: Mapping[str, str] = {}  # what forms say instead of the model, by field
     list_per_page = 50  # the theme takes 4 ms to write a row
@@ -66,6 +69,15 @@ class GatewayAdmin(ModelAdmin):
             obj.save(update_fields=sorted(columns & {*form.changed_data, "updated_at"}))
         else:
             super().save_model(request, obj, form, change)
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Show what the audit log has of a row: also what the API and commands changed is there."""
+        response = super().history_view(request, object_id, extra_context)
+        context = getattr(response, "context_data", None)
+        if context is not None and issubclass(self.model, TrackedModel):
+            context |= {"history": history_of(context["object"]), "most": HISTORY}
+            response.template_name = "admin/audit_history.html"
+        return response
 
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet, search_term: str
@@ -115,7 +127,7 @@ class RetiringAdmin(GatewayAdmin):
 
     retire: Callable[..., int]  # a service: (*, ids, at) → how many
     retire_note = ""
-    delete_confirmation_template = "admin/retire_confirmation.html"
+    delete_confirmation_template: ClassVar[Any] = "admin/retire_confirmation.html"
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         return super().delete_view(

@@ -1,6 +1,8 @@
 """Customers, without their spend: see `billing/admin/holders.py`."""
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from unfold.contrib.filters.admin import BooleanRadioFilter
 
 from customers.admin.common import BlockingMixin, DeletedFilter, RetiringAdmin
@@ -8,6 +10,7 @@ from customers.admin.display import blocked_badge, moment
 from customers.admin.paging import CappedAdminMixin
 from customers.models import Customer
 from customers.services import delete_customers, set_customers_blocked
+from customers.text import is_clean_id
 
 
 class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
@@ -19,16 +22,26 @@ class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
     retire_note = "It disappears from lists. Its id stays reserved; its logs, totals and block stay."
     set_blocked = staticmethod(set_customers_blocked)
     list_filter = (("blocked", BooleanRadioFilter), DeletedFilter)
-    # One index each; a name is also found in its middle, for which the table is read.
-    search_fields = ("id__startswith", "alias__icontains")
-    search_help_text = "Beginning of the id, or part of the name"
+    search_fields = ("search_text",)  # see `get_search_results`
+    search_help_text = "Parts of the id or the name"
     ordering = ("-created_at",)
     autocomplete_fields = ("budget",)
     fieldsets = (
         (None, {"fields": ("id", "alias", "blocked", "budget")}),
-        ("Models", {"fields": ("default_model", "allowed_model_region")}),
+        ("Models", {"fields": ("allowed_models", "allowed_model_region", "default_model")}),
         ("Metadata", {"fields": ("metadata",)}),
     )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet, search_term: str
+    ) -> tuple[QuerySet, bool]:
+        """Find customers with every word in their id or name, by the index for that."""
+        if search_term and not is_clean_id(search_term):
+            return queryset.none(), False
+        found, _ = super().get_search_results(request, queryset, "")
+        for word in search_term.split():
+            found = found.matching(word)  # type: ignore[attr-defined]
+        return found, False
 
     @admin.display(description="customer id", ordering="id")
     def customer_id(self, customer: Customer) -> str:

@@ -42,16 +42,16 @@ class TeamAdmin(BlockingMixin, RetiringAdmin):
         "Make one, then add its members."
     )
     retire = staticmethod(delete_teams)
-    retire_note = "Its keys stop working. Its logs and totals stay."
+    retire_note = "Its keys stop working, and its members leave. Its logs, its totals and its id stay."
     set_blocked = staticmethod(set_teams_blocked)
     list_filter = (("blocked", BooleanRadioFilter), DeletedFilter)
     search_fields = ("id__startswith", "alias__icontains")
     search_help_text = "Beginning of the id, or part of the name"
     ordering = ("alias", "id")
-    autocomplete_fields = ("budget",)
+    autocomplete_fields = ("budget", "member_budget")
     inlines = (MembershipInline,)
     fieldsets = (
-        (None, {"fields": ("id", "alias", "blocked", "budget")}),
+        (None, {"fields": ("id", "alias", "blocked", "budget", "member_budget")}),
         ("What its keys may call", {"fields": ("allowed_models",)}),
         ("Labels", {"fields": ("tags", "metadata")}),
     )

@@ -6,7 +6,8 @@ What each role may read and write through the API: one table, enforced by `Manag
     OWN    the caller's own: its user, its user's keys, the teams its user is on
 
 A role that is not named in a line may not do it at all. Whoever administers a team has
-the column `TEAM_ADMIN` besides that of the role. docs/access.md is made from this table.
+the column `TEAM_ADMIN` besides that of the role. What else is asked of who writes keys is
+in `services/key_owners.py`. A test compares docs/access.md with this table.
 """
 
 import enum
@@ -77,6 +78,19 @@ ACCESS: Mapping[Action, Mapping[str, Scope]] = {
     Action.READ_ALL_SPEND: _READ,
     Action.MANAGE_GATEWAY: _READ,
 }
+
+
+# What a team may permit its members with their own keys of the team, as LiteLLM names it. The
+# first two they always may.
+MEMBER_PERMISSIONS = (
+    "/key/info",
+    "/key/health",
+    "/key/generate",
+    "/key/update",
+    "/key/regenerate",
+    "/key/delete",
+    "/key/block",
+)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,26 @@ class Names(serializers.ListField):
         super().__init__(**{"max_length": 1000, **kwargs})
 
 
+class ModelLimits(serializers.Field):
+    """Limits by model, with exact amounts. What they may say, the budget's own validation tells (400)."""
+
+    default_error_messages = {  # whose braces are formats
+        "invalid": 'Write an object by model: {{"gpt-4o": {{"budget_limit": 5, "time_period": "1d"}}}}.'
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        shape = 'By model: {"gpt-4o": {"budget_limit": 5, "time_period": "1d", "rpm_limit": 60}}.'
+        super().__init__(**{"help_text": shape, **kwargs})
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self.fail("invalid")
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
 class FreeObject(serializers.Field):
     """A JSON object of the caller's own: kept and returned, bounded in size and depth."""
 

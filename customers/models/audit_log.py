@@ -1,5 +1,6 @@
 """The audit log: who changed what, when, from where, before and after."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.db import models
 
 from customers.actors import current_actor
 
+_USER_OF_ADDRESS = re.compile("://[^/?#@]*@")
 _UNTOLD = ("updated_at", "updated_by", "last_login")  # they follow from the entry itself
 
 
@@ -56,7 +58,11 @@ def values_of(
     model: type[models.Model], queryset: models.QuerySet, *, at_most: int | None = None
 ) -> dict[Any, Values]:
     """Return what the audit log may tell of rows, by primary key. One query."""
-    names = [field.attname for field in model._meta.concrete_fields if field.name not in _UNTOLD]
+    names = [
+        field.attname
+        for field in model._meta.concrete_fields
+        if field.name not in _UNTOLD and not field.generated
+    ]
     rows = queryset.order_by().values("pk", *names)[:at_most]
     return {values.pop("pk"): values for values in rows}
 
@@ -106,7 +112,15 @@ def _entry(model: type[models.Model], pk: Any, old: Values | None, new: Values |
 
 
 def _told(values: Values, hidden: set[str]) -> Values:
-    return {name: "(hidden)" if name in hidden and value else value for name, value in values.items()}
+    return {
+        name: "(hidden)" if name in hidden and value else _without_password(value)
+        for name, value in values.items()
+    }
+
+
+def _without_password(value: Any) -> Any:
+    """Return an address without its `user:password@`."""
+    return _USER_OF_ADDRESS.sub("://(hidden)@", value) if isinstance(value, str) else value
 
 
 def _who(actor: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -93,10 +94,25 @@ class Budget(TrackedModel):
         except ValidationError as error:
             raise ValidationError({"model_max_budget": error}) from None
         self.model_max_budget = {model: limit.as_json() for model, limit in limits.items()}
+        if (self.temp_budget_increase is None) != (self.temp_budget_expiry is None):
+            message = "Give temp_budget_increase and temp_budget_expiry together, or neither."
+            raise ValidationError({"temp_budget_increase": message})
+        if self.max_budget is not None and self.temp_budget_increase is not None:
+            try:
+                UsdField().to_python(self.max_budget + self.temp_budget_increase)
+            except ValidationError:
+                message = "Together with max_budget this is more than can be kept."
+                raise ValidationError({"temp_budget_increase": message}) from None
 
     def duration(self) -> Duration | None:
         """Return the duration, None: for all time. Raises: ValueError on a row saved without `full_clean`."""
         return parse_duration(self.budget_duration) if self.budget_duration else None
+
+    def limit_at(self, at: datetime) -> Decimal | None:
+        """Return `max_budget` as it is in force, with the temporary increase; None: no limit."""
+        if self.max_budget is None or self.temp_budget_increase is None or self.temp_budget_expiry is None:
+            return self.max_budget
+        return self.max_budget + (self.temp_budget_increase if at < self.temp_budget_expiry else 0)
 
     def model_limits(self) -> dict[str, ModelLimit]:
         """Return the limits by model name. Raises: ValidationError on a row saved without `full_clean`."""

@@ -4,7 +4,9 @@ The change log: how a worker learns, within a second, what staff edited.
 Every row the hot path keeps in memory is a `TrackedModel`: saving or deleting it
 appends a `Change` in the same transaction. Revisions are drawn from one counter
 row, whose lock is held until commit, so they become visible in order: a reader
-who has seen revision 7 will never be shown a 6 that committed late.
+who has seen revision 7 will never be shown a 6 that committed late. The counter comes
+before the row itself: of two who each write several rows, one waits for the other, and
+never in a circle.
 """
 
 from collections.abc import Iterable
@@ -42,21 +44,27 @@ class Change(models.Model):
         return f"{self.revision}: {self.kind} {self.object_id or '(all)'}"
 
 
-def record_changes(kind: str, object_ids: Iterable[Any]) -> None:
-    """Append changes of `kind`. Locks the counter until the surrounding transaction ends."""
+def draw_revision() -> int:
+    """Return the next revision. In a transaction: locks the counter until it ends."""
+    if not ChangeCounter.objects.filter(pk=1).update(value=F("value") + 1):
+        ChangeCounter.objects.get_or_create(pk=1)
+        ChangeCounter.objects.filter(pk=1).update(value=F("value") + 1)
+    return ChangeCounter.objects.values_list("value", flat=True).get(pk=1)
+
+
+def record_changes(kind: str, object_ids: Iterable[Any], *, revision: int | None = None) -> None:
+    """Append changes of `kind`. revision: what was drawn before the rows were written; None: the next."""
     ids = [str(object_id) for object_id in object_ids]
     if not ids:
         return
+    if revision is None:
+        with transaction.atomic():
+            return record_changes(kind, ids, revision=draw_revision())
     if len(ids) > MAX_LISTED:
         ids = [""]
-    with transaction.atomic():
-        if not ChangeCounter.objects.filter(pk=1).update(value=F("value") + 1):
-            ChangeCounter.objects.get_or_create(pk=1)
-            ChangeCounter.objects.filter(pk=1).update(value=F("value") + 1)
-        revision = ChangeCounter.objects.values_list("value", flat=True).get(pk=1)
-        Change.objects.bulk_create(
-            [Change(revision=revision, kind=kind, object_id=object_id) for object_id in ids]
-        )
+    Change.objects.bulk_create(
+        [Change(revision=revision, kind=kind, object_id=object_id) for object_id in ids]
+    )
 
 
 class TrackedQuerySet(models.QuerySet):
@@ -69,8 +77,9 @@ class TrackedQuerySet(models.QuerySet):
     def update(self, **kwargs: Any) -> int:
         with transaction.atomic(using=self.db):
             before = self._listed()
+            revision = draw_revision() if before else None
             count = super().update(**kwargs)
-            record_changes(self._kind, before)
+            record_changes(self._kind, before, revision=revision)
             if len(before) > MAX_LISTED:
                 record_bulk_audit(self.model, AuditLog.Action.UPDATED, count, list(kwargs))
             elif before:
@@ -83,8 +92,9 @@ class TrackedQuerySet(models.QuerySet):
     def delete(self) -> tuple[int, dict[str, int]]:
         with transaction.atomic(using=self.db):
             before = self._listed()
+            revision = draw_revision() if before else None
             result = super().delete()
-            record_changes(self._kind, before)
+            record_changes(self._kind, before, revision=revision)
             if len(before) > MAX_LISTED:
                 record_bulk_audit(self.model, AuditLog.Action.DELETED, result[0], [])
             else:
@@ -95,9 +105,13 @@ class TrackedQuerySet(models.QuerySet):
     delete.queryset_only = True  # type: ignore[attr-defined]
 
     def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        objs = list(objs)
         with transaction.atomic(using=self.db):
+            revision = draw_revision() if objs else None
             created = super().bulk_create(objs, *args, **kwargs)
-            record_changes(self._kind, ["" if obj.pk is None else obj.pk for obj in created])
+            record_changes(
+                self._kind, ["" if obj.pk is None else obj.pk for obj in created], revision=revision
+            )
             if len(created) > MAX_LISTED:
                 record_bulk_audit(self.model, AuditLog.Action.CREATED, len(created), [])
             elif created:
@@ -125,16 +139,18 @@ class TrackedModel(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         with transaction.atomic():
+            revision = draw_revision()
             before = {} if self._state.adding else self._told()
             super().save(*args, **kwargs)
-            record_changes(self._meta.label_lower, [self.pk])
+            record_changes(self._meta.label_lower, [self.pk], revision=revision)
             record_audit(type(self), before, self._told())
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         with transaction.atomic():
+            revision = draw_revision()
             object_id, before = self.pk, self._told()
             result = super().delete(*args, **kwargs)
-            record_changes(self._meta.label_lower, [object_id])
+            record_changes(self._meta.label_lower, [object_id], revision=revision)
             record_audit(type(self), before, {})
         return result
 

@@ -92,6 +92,35 @@ def update_budget(budget: Budget, given: Mapping[str, Any]) -> Budget:
     return budget
 
 
+def delete_budget(budget: Budget) -> None:
+    """Delete a budget; periods that were spent of it stay. Raises: BadRequest where it limits anybody.
+
+    In the caller's transaction. Holders that were deleted let go of it.
+    """
+    limited = []
+    for relation in Budget._meta.related_objects:
+        rows = relation.related_model._default_manager.filter(**{relation.field.name: budget})
+        if any(field.name == "deleted_at" for field in relation.related_model._meta.fields):
+            rows.exclude(deleted_at=None).update(**{relation.field.name: None})
+            rows = rows.filter(deleted_at=None)
+        if number := rows.count():
+            limited.append(f"{number} {_nouns(relation, number)}")
+    if limited:
+        raise BadRequest(
+            f"The budget {budget.pk} is in use by {', '.join(limited)}. Give them another budget, or none, "
+            "then delete it.",
+            param="id",
+        )
+    budget.delete()
+
+
+def _nouns(relation: Any, number: int) -> str:
+    """Return “customers”; of a budget that is not the row's own, also which: “keys (budget of …)”."""
+    model = relation.related_model._meta
+    noun = str(model.verbose_name if number == 1 else model.verbose_name_plural)
+    return noun if relation.field.name == "budget" else f"{noun} ({relation.field.verbose_name})"
+
+
 def _set(budget: Budget, given: Mapping[str, Any]) -> list[str]:
     names = [name for name in LIMIT_FIELDS if name in given]
     for name in names:

@@ -1,5 +1,17 @@
 """Models: contract 5.8."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from proxy.api import views
+
+urlpatterns = [
+    path("model/info", views.ModelInfo.as_view()),
+    path("v1/model/info", views.ModelInfo.as_view()),
+    path("v2/model/info", views.ModelInfoPages.as_view()),
+    path("model_group/info", views.ModelGroupInfo.as_view()),
+    path("model/new", views.NewModelView.as_view()),
+    path("model/update", views.UpdateModel.as_view()),
+    path("model/<path:named>/update", views.PatchModel.as_view()),
+    path("model/delete", views.DeleteModel.as_view()),
+    path("public/litellm_model_cost_map", views.cost_map),
+]

@@ -148,8 +148,11 @@ def _counts(period: BudgetPeriod, row: SpendLog | Adjustment) -> bool:
 
 
 def _behind(row: SpendLog | Adjustment) -> Iterable[tuple[str, str]]:
-    yield "gateway", "gateway"
-    yield "key", uuid7_text(row.key_id.bytes) if row.key_id else "master"
+    if isinstance(row, SpendLog) or row.reason != Adjustment.Reason.INITIAL_SPEND:
+        yield "gateway", "gateway"
+        yield "key", uuid7_text(row.key_id.bytes) if row.key_id else "master"
+    elif row.key_id:
+        yield "key", uuid7_text(row.key_id.bytes)
     for kind, holder_id in (("team", row.team_id), ("user", row.user_id), ("customer", row.customer_id)):
         if holder_id:
             yield kind, holder_id

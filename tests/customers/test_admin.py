@@ -418,6 +418,31 @@ class UserTests(AdminTestCase):
         self.assertEqual(response.status_code, 302)
         self.assertTrue(self.charlie.check_password(password))
 
+    def test_deleting_keeps_the_row_and_stops_its_keys_and_its_log_in(self):
+        key, _ = create_key(user=self.charlie)
+
+        page = self.client.get(self.url(User, "delete", self.charlie.pk))
+        self.client.post(self.url(User, "delete", self.charlie.pk), {"post": "yes"})
+
+        self.assertContains(page, "Its keys stop working")
+        self.charlie.refresh_from_db()
+        key.refresh_from_db()
+        self.assertFalse(self.charlie.is_active)
+        self.assertIsNotNone(self.charlie.deleted_at)
+        self.assertIsNotNone(key.deleted_at)
+        self.assertNotContains(self.client.get(self.url(User, "changelist")), self.charlie.pk)
+
+    def test_the_last_superuser_cannot_be_deleted(self):
+        admin = User.objects.get(is_superuser=True)
+
+        page = self.client.get(self.url(User, "delete", admin.pk))
+        self.client.post(self.url(User, "delete", admin.pk), {"post": "yes"})
+        chosen = {"action": "delete_selected", "_selected_action": [admin.pk, self.charlie.pk], "post": "yes"}
+        self.client.post(self.url(User, "changelist"), chosen)
+
+        self.assertContains(page, "the last superuser")
+        self.assertFalse(User.objects.exclude(deleted_at=None).exists())
+
     def test_role_and_models_are_edited_and_the_password_stays(self):
         self.client.post(
             self.url(User, "change", self.charlie.pk),

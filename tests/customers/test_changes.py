@@ -215,10 +215,48 @@ class RevisionTests(TestCase):
         self.assertEqual(Change.objects.get().revision, before + 1)
 
 
+def _announcing(event: threading.Event):
+    """Return a wrapper of queries that sets `event` as soon as anything is written."""
+
+    def execute(run, sql, params, many, context):
+        if sql.startswith("UPDATE"):
+            event.set()
+        return run(sql, params, many, context)
+
+    return execute
+
+
 @skipUnless(POSTGRESQL, "SQLite has one writer: no transaction can commit late")
 class LateCommitTests(TransactionTestCase):
     def setUp(self):
         Tag.objects.create(name="first")  # the counter is there
+
+    def test_two_who_write_several_rows_do_not_wait_in_a_circle(self):
+        """One has written a budget and goes on to the team, which the other is about to write."""
+        team = Team.objects.create(alias="red")
+        is_waiting = threading.Event()
+        failed: list[Exception] = []
+
+        def block():
+            with connection.execute_wrapper(_announcing(is_waiting)):
+                try:
+                    Team.objects.filter(pk=team.pk).update(blocked=True)
+                except Exception as error:
+                    failed.append(error)
+            connections.close_all()
+
+        with transaction.atomic():
+            Budget.objects.create(max_budget=1)
+            blocking = threading.Thread(target=block)
+            blocking.start()
+            is_waiting.wait(10)
+            time.sleep(0.2)  # by now it waits for the counter
+            team.alias = "blue"
+            team.save(update_fields=["alias"])
+        blocking.join(10)
+
+        team.refresh_from_db()
+        self.assertEqual((failed, team.alias, team.blocked), ([], "blue", True))
 
     def test_a_reader_never_misses_a_change_that_commits_late(self):
         """Slow draws a revision and lingers; quick must not become visible before it."""

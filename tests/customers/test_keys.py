@@ -1,11 +1,21 @@
 """The secret of a virtual key."""
 
 import hashlib
+import logging
 import re
 
 from django.test import SimpleTestCase
 
-from customers.keys import MIN_LENGTH, display_name, generate_secret, hash_secret
+from customers.keys import (
+    MIN_LENGTH,
+    HideSecrets,
+    abbreviated,
+    check_secret,
+    display_name,
+    generate_secret,
+    hash_secret,
+    named_hash,
+)
 
 
 class SecretTests(SimpleTestCase):
@@ -38,3 +48,39 @@ class HashTests(SimpleTestCase):
 class DisplayTests(SimpleTestCase):
     def test_only_the_last_four_characters_are_shown(self):
         self.assertEqual(display_name("sk-abcdefghijklmnop"), "sk-...mnop")
+
+    def test_what_is_called_a_key_is_told_only_where_it_is_a_hash(self):
+        self.assertEqual(abbreviated("a" * 64), "a" * 64)
+        self.assertEqual(abbreviated("sk-abcdefghijklmnop"), "sk-...mnop")
+        self.assertNotIn("abc", abbreviated("sk-abc"))
+
+    def test_a_log_line_loses_its_secrets_and_nothing_else(self):
+        secret = generate_secret()
+        for message, arguments, line in (
+            ("Not Found: %s", (f"/key/{secret}/regenerate",), "Not Found: /key/sk-.../regenerate"),
+            (f"{secret} and {secret}", None, "sk-... and sk-..."),
+            ("no key sk-...mnop", None, "no key sk-...mnop"),
+            ("%d of %d", (1, 2), "1 of 2"),
+        ):
+            record = logging.LogRecord("x", logging.INFO, "x", 1, message, arguments, None)
+
+            self.assertTrue(HideSecrets().filter(record))
+            self.assertEqual(record.getMessage(), line)
+
+
+class NamingTests(SimpleTestCase):
+    def test_a_key_is_named_by_its_secret_or_its_hash(self):
+        secret = generate_secret()
+
+        self.assertEqual(named_hash(secret), hash_secret(secret))
+        self.assertEqual(named_hash(hash_secret(secret)), hash_secret(secret))
+        for name in ("", "x", "a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n"):
+            self.assertIsNone(named_hash(name), name)
+
+    def test_a_chosen_secret_is_printable_and_long_enough(self):
+        for secret in ("sk-" + "x" * 13, "sk-" + "~!@#$%^&*()_+=", generate_secret(), "sk-" + "x" * 252):
+            check_secret(secret)
+        for secret in ("sk-" + "x" * 12, "sk-" + "x" * 253, "pk-" + "x" * 13, "sk-with a space in it",
+                       "sk-newline-at-end\n", "sk-ключключключ", ""):  # fmt: skip
+            with self.subTest(secret[:20]), self.assertRaises(ValueError):
+                check_secret(secret)

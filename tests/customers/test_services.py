@@ -4,12 +4,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from django.core.exceptions import ValidationError
+from django.db import connection
 from django.forms import model_to_dict, modelform_factory
 from django.test import TestCase
 
 from billing.models import SpendLog, SpendTotal
 from customers.keys import hash_secret
-from customers.models import Change, Customer, Team, User, VirtualKey
+from customers.models import Budget, Change, Customer, Team, User, VirtualKey
 from customers.services import (
     create_key,
     delete_customers,
@@ -122,6 +123,30 @@ class CustomerTests(TestCase):
         self.assertEqual(total("customer", "acme"), Decimal("0.5") + Decimal("0.25"))
         self.assertFalse(Customer.objects.listed().exists())
         self.assertEqual(set(Customer.objects.exceptional()), {customer})
+
+    def test_what_makes_a_customer_an_exception(self):
+        budget = Budget.objects.create()
+        for name, fields in {
+            "blocked": {"blocked": True},
+            "limited": {"budget": budget},
+            "models": {"allowed_models": ["gpt-4o"]},
+            "region": {"allowed_model_region": "eu"},
+            "plain": {"alias": "Acme", "metadata": {"a": 1}},
+        }.items():
+            Customer.objects.create(pk=name, **fields)
+        book_calls(make_call(customer_id="made by the ledger"))
+
+        found = set(Customer.objects.exceptional().values_list("pk", flat=True))
+
+        self.assertEqual(found, {"blocked", "limited", "models", "region"})
+
+    def test_the_exceptions_are_read_from_their_index(self):
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("SET LOCAL enable_seqscan = off")
+            plan = Customer.objects.exceptional().explain()
+
+        self.assertIn("customer_exceptions", plan)
 
     def test_deleting_twice_keeps_the_first_instant(self):
         Customer.objects.create(pk="acme")

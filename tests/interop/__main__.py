@@ -64,7 +64,7 @@ def _installed(client: Client, home: Path) -> Path:
     if not (folder / "installed").exists():
         print(f"installing {client.requirement} …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", client.requirement], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-qq", client.requirement], check=True)
         (folder / "installed").touch()
     return python
 

@@ -5,6 +5,7 @@ Runs in the client's environment, not in ours: nothing of ours is imported.
 """
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,11 @@ def models() -> None:
         model_info={"id": "interop-id"},
     )
     assert made["model_name"] == "interop-model", made
-    assert "interop-model" in [model["id"] for model in client.models.list()]
+    # Workers hear of an edit within two seconds.
+    deadline = time.monotonic() + 2
+    while "interop-model" not in [model["id"] for model in client.models.list()]:
+        assert time.monotonic() < deadline, "the new model is not listed"
+        time.sleep(0.1)
     found = client.models.get(model_id="interop-id")
     assert found["model_info"]["id"] == "interop-id" and "sk-upstream" not in str(found), found
     assert client.models.get(model_name="interop-model") == found
