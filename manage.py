@@ -9,10 +9,14 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "spendproject.settings")
     from django.core.management import execute_from_command_line
 
+    from customers.actors import Actor, acting
     from spendproject.environment import BadSetting
 
+    # What a command changes is signed with its name in the audit log.
+    name = " ".join(["manage.py", *sys.argv[1:2]])
     try:
-        execute_from_command_line(sys.argv)
+        with acting(Actor("command", name=name)):
+            execute_from_command_line(sys.argv)
     except BadSetting as error:
         sys.exit(f"Nothing was done:\n{error}")
 

@@ -29,27 +29,40 @@ class _Attaching(NamedTuple):
     id: Any  # the holder's id, as an expression
 
 
+_MEMBER_ID = Concat(F("team_id"), Value("\n"), F("user_id"))
 _ATTACHING = (
     _Attaching(HolderType.CUSTOMER, Customer.objects.listed(), F("pk")),
     _Attaching(HolderType.KEY, VirtualKey.objects.listed(), UuidText(F("pk"))),
     _Attaching(HolderType.TEAM, Team.objects.filter(deleted_at=None), F("pk")),
-    _Attaching(
-        HolderType.TEAM_MEMBER, TeamMembership.objects.all(), Concat(F("team_id"), Value("\n"), F("user_id"))
-    ),
+    _Attaching(HolderType.TEAM_MEMBER, TeamMembership.objects.all(), _MEMBER_ID),
     _Attaching(HolderType.USER, User.objects.all(), F("pk")),
     _Attaching(HolderType.TAG, Tag.objects.all(), F("pk")),
     _Attaching(HolderType.GATEWAY, GatewayLimits.objects.all(), Value(GATEWAY_ID)),
 )
+# (name, rows, their column, what several and what one of them is called)
 _DEFAULTING = (
-    ("key_default", VirtualKey.objects.listed(), "customers of {} keys", "customers of 1 key"),
-    ("gateway_default", GatewayLimits.objects.all(), "", "customers without another"),
+    (
+        "key_default",
+        VirtualKey.objects.listed(),
+        "customer_budget",
+        "customers of {} keys",
+        "customers of 1 key",
+    ),
+    ("gateway_default", GatewayLimits.objects.all(), "customer_budget", "", "customers without another"),
+    (
+        "team_default",
+        Team.objects.filter(deleted_at=None),
+        "member_budget",
+        "members of {} teams",
+        "members of 1 team",
+    ),
 )
 
 
 def with_holder_counts(budgets: QuerySet) -> QuerySet:
     """Add how many of each type are attached, for `holders_text`."""
     counts = {f"{each.holder_type}_holders": _count(each.rows, "budget") for each in _ATTACHING}
-    counts |= {f"{name}_holders": _count(rows, "customer_budget") for name, rows, _, _ in _DEFAULTING}
+    counts |= {f"{name}_holders": _count(rows, column) for name, rows, column, _, _ in _DEFAULTING}
     return budgets.annotate(**counts)
 
 
@@ -67,7 +80,7 @@ def holders_text(budget: Any) -> str:
             said.append("the gateway")
         elif number:
             said.append(f"{number:,} {each.holder_type.label}{'' if number == 1 else 's'}")
-    for name, _, several, one in _DEFAULTING:
+    for name, _, _, several, one in _DEFAULTING:
         number = getattr(budget, f"{name}_holders")
         if number:
             said.append(one if number == 1 else several.format(f"{number:,}"))
@@ -77,7 +90,7 @@ def holders_text(budget: Any) -> str:
 def is_held(budget: Budget) -> bool:
     """Tell whether the budget limits anybody."""
     return any(each.rows.filter(budget=budget).exists() for each in _ATTACHING) or any(
-        rows.filter(customer_budget=budget).exists() for _, rows, _, _ in _DEFAULTING
+        rows.filter(**{column: budget}).exists() for _, rows, column, _, _ in _DEFAULTING
     )
 
 
@@ -92,6 +105,12 @@ def of_holders(budget: Budget) -> Q:
         if attached.exists():
             ids = attached.order_by().annotate(holder=each.id).values("holder")
             condition |= Q(holder_type=each.holder_type, holder_id__in=ids)
+    members = TeamMembership.objects.filter(
+        budget=None, team__member_budget=budget, team__deleted_at=None, user__is_active=True
+    )
+    if members.exists():
+        ids = members.order_by().annotate(holder=_MEMBER_ID).values("holder")
+        condition |= Q(holder_type=HolderType.TEAM_MEMBER, holder_id__in=ids)
     defaulting = Customer.objects.listed().filter(budget=None)
     if GatewayLimits.objects.filter(customer_budget=budget).exists():
         condition |= Q(holder_type=HolderType.CUSTOMER, holder_id__in=defaulting.values("pk"))

@@ -12,10 +12,11 @@ from django.test import SimpleTestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from billing.admin.attached import holders_text, is_held, of_holders, with_holder_counts
 from billing.admin.bars import Allowance, Bar, Holder, allowances, bars_now
 from billing.admin.overspend import overspend_of
 from billing.admin.replay import replay
-from billing.models import BudgetPeriod, SpendLog
+from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
 from billing.periods import PeriodKey, ensure_periods, start_afresh
 from customers.durations import parse_duration
@@ -494,6 +495,19 @@ class BudgetFormTests(BudgetPagesTestCase):
             self.client.get(self.url(Budget, "changelist")),
             "1 customer, the gateway, customers of 1 key, customers without another",
         )
+
+    def test_members_limited_by_their_team_s_budget_are_its_holders(self):
+        tier = Budget.objects.create(id="members", max_budget=5)
+        team = Team.objects.create(id="red", member_budget=tier)
+        TeamMembership.objects.create(team=team, user=self.alice)
+
+        found = with_holder_counts(Budget.objects.filter(pk="members")).get()
+
+        self.assertEqual((holders_text(found), is_held(tier)), ("members of 1 team", True))
+        member = SpendTotal.objects.create(
+            holder_type=HolderType.TEAM_MEMBER, holder_id=f"red\n{self.alice.pk}", cost=1, charge=1
+        )
+        self.assertEqual(list(SpendTotal.objects.filter(of_holders(tier))), [member])
 
     def test_amounts_are_shown_as_they_are_written(self):
         self.assertContains(self.client.get(self.url(Budget, "change", "free")), 'value="50"')
