@@ -36,6 +36,8 @@ async def _cancel_many(count: int) -> int:
                 await writer.drain()
                 await asyncio.sleep(0.0005)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(stream, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
