@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from operator import add, sub
 from typing import Any, Literal, NamedTuple
 
@@ -225,14 +225,18 @@ def percentile(latencies: Sequence[int], part: float) -> float | None:
 class _Query:
     """The pieces of a statement that answers for `filters`, by some dimensions."""
 
-    def __init__(self, filters: Filters, dimensions: Iterable[str]) -> None:
+    def __init__(self, filters: Filters, dimensions: Iterable[str], *, per_tag: bool = False) -> None:
+        """
+        per_tag: the rows are joined with `weight.tags`: how many of its tags, or of those
+            that are asked for, a call carries.
+        """
         wanted = set(dimensions)
         for unknown in wanted - _COLUMNS.keys() - {"tag"}:
             raise BadReport(f"There is no report by {unknown!r}. One of: {', '.join([*_COLUMNS, 'tag'])}.")
         if filters.end < filters.start:
             raise BadReport("The report ends before it starts.")
         self._is_by_tag = "tag" in wanted
-        self.rollup = _smallest(filters, wanted)
+        self.rollup = _smallest(filters, wanted | {"tag"} if per_tag else wanted)
         self.source = f"{self.rollup.table} AS rollup"
         if self._is_by_tag:
             self.source += " JOIN billing_tagsetmember AS member ON member.tag_set_id = rollup.tag_set_id"
@@ -240,6 +244,8 @@ class _Query:
             filters.customers is not None or bool(filters.without_customers) or "customer" in wanted
         )
         self.parameters: list[Any] = []
+        if per_tag:
+            self._weigh(filters.tags)
         self._conditions: list[str] = []
         self._filter(filters)
         self.condition = " AND ".join(self._conditions)
@@ -314,6 +320,16 @@ class _Query:
                 shown = among("member.tag", "text", list(filters.tags))
                 self._add(shown.sql, *shown.parameters)
 
+    def _weigh(self, tags: Sequence[str] | None) -> None:
+        chosen = "" if tags is None else "WHERE "
+        condition = among("tag", "text", list(tags or ()))
+        self.source += (
+            " JOIN (SELECT tag_set_id, COUNT(*) AS tags FROM billing_tagsetmember "
+            f"{chosen}{condition.sql if chosen else ''} GROUP BY tag_set_id) AS weight "
+            "ON weight.tag_set_id = rollup.tag_set_id"
+        )
+        self.parameters += condition.parameters if chosen else []
+
     def _among(
         self, column: str, names: Sequence[str] | None, *, type_: str = "text", is_not: bool = False
     ) -> None:
@@ -377,7 +393,7 @@ class Ranking(NamedTuple):
 
 
 class Amounts(NamedTuple):
-    """What one name spent on one day, USD."""
+    """What one name spent, USD."""
 
     cost: Decimal
     charge: Decimal
@@ -442,6 +458,19 @@ def amounts_by_day(filters: Filters, dimension: Dimension) -> dict[str, dict[dat
         of_name = found.setdefault(_name(dimension, value), {})
         of_name[_date(day)] = Amounts(from_nano(cost), from_nano(charge))
     return found
+
+
+def amounts(filters: Filters, dimension: Dimension) -> dict[str, Amounts]:
+    """Return what each name spent. For the change from the period before."""
+    query = _Query(filters, (dimension,))
+    name = query.column(dimension)
+    rows = query.rows(
+        f"SELECT {name}, CAST(SUM(cost) AS bigint), CAST(SUM(charge) AS bigint) FROM {query.source} "
+        f"WHERE {query.condition} GROUP BY {name}"
+    )
+    return {
+        _name(dimension, value): Amounts(from_nano(cost), from_nano(charge)) for value, cost, charge in rows
+    }
 
 
 def untagged(filters: Filters) -> Figures:
@@ -536,7 +565,6 @@ _TALLIED = (
     "cost", "charge", "calls", "failed_calls", "unpriced_calls", "estimated_calls", "cache_hits",
     _PROMPT_TOKENS, _COMPLETION_TOKENS, "cache_read", "cache_write_5m + cache_write_1h",
 )  # fmt: skip
-_PART = 20_000  # calls: what a part of a report has rows of
 
 
 class Tally(NamedTuple):
@@ -572,27 +600,30 @@ class Group(NamedTuple):
     tally: Tally
 
 
-def grouped(filters: Filters, dimensions: Sequence[Dimension]) -> list[Group]:
+def grouped(filters: Filters, dimensions: Sequence[Dimension], *, per_tag: bool = False) -> list[Group]:
     """Return the sums by several dimensions at once, in no order; one group without names for none.
 
-    By tag a call counts under each of its tags. Raises: BadReport.
+    By tag, and with per_tag, a call counts under each of its tags: of those that are asked
+    for, or of all. Raises: BadReport.
     """
-    query = _Query(filters, dimensions)
+    query = _Query(filters, dimensions, per_tag=per_tag)
     columns = [query.column(dimension) for dimension in dimensions]
-    sums = ", ".join(f"CAST(COALESCE(SUM({each}), 0) AS bigint)" for each in _TALLIED)
+    times = " * weight.tags" if per_tag else ""
+    sums = ", ".join(f"CAST(COALESCE(SUM(({each}){times}), 0) AS bigint)" for each in _TALLIED)
     by_columns = f" GROUP BY {', '.join(columns)}" if columns else ""
     rows = query.rows(
         f"SELECT {', '.join([*columns, sums])} FROM {query.source} WHERE {query.condition}{by_columns}"
     )
-    told = [_TOLD.get(dimension, str) for dimension in dimensions]
     width = len(columns)
-    return [
-        Group(
-            tuple(tell(value) for tell, value in zip(told, row, strict=False)),
-            Tally._make(row[width:]),
-        )
-        for row in rows
-    ]
+    # Optimization: there are far fewer names than rows.
+    told = [(at, lru_cache(_TOLD[name])) for at, name in enumerate(dimensions) if name in _TOLD]
+    groups = []
+    for row in rows:
+        names = list(row[:width])
+        for at, tell in told:
+            names[at] = tell(names[at])
+        groups.append(Group(tuple(names), Tally._make(row[width:])))
+    return groups
 
 
 _TOLD: dict[str, Callable[[Any], Any]] = {
@@ -607,7 +638,7 @@ def tally(filters: Filters) -> Tally:
     return grouped(filters, ())[0].tally
 
 
-def in_parts(filters: Filters) -> list[Filters]:
+def in_parts(filters: Filters, *, most_calls: int) -> list[Filters]:
     """Return the same report cut into ranges of days with few enough calls to be held in memory.
 
     Days without calls are in none of them. A day is never cut. One query.
@@ -617,7 +648,7 @@ def in_parts(filters: Filters) -> list[Filters]:
     calls = 0
     for group in days:
         day, calls = group.names[0], calls + group.tally.calls
-        if parts and calls <= _PART:
+        if parts and calls <= most_calls:
             parts[-1] = msgspec.structs.replace(parts[-1], end=day)
         else:
             parts.append(msgspec.structs.replace(filters, start=day, end=day))

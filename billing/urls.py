@@ -1,6 +1,20 @@
 """The API's routes. Those of models are in `proxy/api/`."""
 
-from billing.views import audit, budgets, customers, keys, logs, tags, teams, users
+from billing.views import (
+    activity,
+    audit,
+    budgets,
+    customers,
+    exports,
+    keys,
+    logs,
+    spend,
+    spend_reads,
+    tag_reports,
+    tags,
+    teams,
+    users,
+)
 
 urlpatterns = [
     *customers.urlpatterns,
@@ -11,4 +25,9 @@ urlpatterns = [
     *tags.urlpatterns,
     *audit.urlpatterns,
     *logs.urlpatterns,
+    *spend.urlpatterns,
+    *activity.urlpatterns,
+    *exports.urlpatterns,
+    *spend_reads.urlpatterns,
+    *tag_reports.urlpatterns,
 ]

@@ -238,7 +238,10 @@ REST_FRAMEWORK = {
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "Spend gateway",
-    "DESCRIPTION": "Spend tracking for LLM traffic: the spend shown, enforced and billed are one number.\n\nSend a key with every call: `Authorization: Bearer sk-…`. Amounts are USD, exact decimals.",
+    "DESCRIPTION": (
+        "Spend tracking for LLM traffic: the spend shown, enforced and billed are one number.\n\n"
+        "Send a key with every call: `Authorization: Bearer sk-…`. Amounts are USD, exact decimals."
+    ),
     "VERSION": "0.1.0",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
@@ -249,7 +252,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": True, "displayRequestDuration": True, "filter": True},
     "PREPROCESSING_HOOKS": ["customers.api.schema.only_ours"],
-    "POSTPROCESSING_HOOKS": ["customers.api.schema.with_proxied_routes"],
+    "POSTPROCESSING_HOOKS": ["customers.api.schema.with_routes_by_hand"],
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "ENABLE_DJANGO_DEPLOY_CHECK": False,  # a test does it: each start would make the document
 }
@@ -269,6 +272,12 @@ CELERY_BEAT_SCHEDULE = {
     "reconcile": {
         "task": "billing.tasks.reconcile",
         "schedule": crontab(hour=2, minute=0),
+        "options": {"expires": 3600},
+    },
+    # Does nothing until `manage.py sync_prices --auto on`.
+    "sync-prices": {
+        "task": "billing.tasks.sync_prices",
+        "schedule": crontab(hour=3, minute=0),
         "options": {"expires": 3600},
     },
 }

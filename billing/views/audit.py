@@ -9,9 +9,11 @@ from django.urls import path
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.views import examples
 from customers.api import Action, ManagementView
 from customers.api.errors import BadRequest, NotFound
 from customers.api.paging import page_of
+from customers.api.schema import described
 from customers.models import AuditLog, TrackedModel, VirtualKey
 from customers.serializers.audit import AuditQuery
 
@@ -34,6 +36,16 @@ class AuditLogs(ManagementView):
 
     actions = {"GET": Action.MANAGE_GATEWAY}
 
+    @described(
+        query=AuditQuery,
+        answer={
+            "audit_logs": [examples.AUDIT_ENTRY],
+            "total": 1,
+            "page": 1,
+            "page_size": 50,
+            "total_pages": 1,
+        },
+    )
     def get(self, request: Request) -> Response:
         query = self.query(AuditQuery)
         page = page_of(_entries(query), number=query["page"], size=query["page_size"])
@@ -53,6 +65,7 @@ class AuditLogEntry(ManagementView):
 
     actions = {"GET": Action.MANAGE_GATEWAY}
 
+    @described(answer=examples.AUDIT_ENTRY)
     def get(self, request: Request, entry_id: int) -> Response:
         entry = AuditLog.objects.filter(pk=entry_id).first() if entry_id < 2**63 else None
         if entry is None:

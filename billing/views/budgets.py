@@ -15,8 +15,10 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing.views import examples
 from customers.api import Action, Envelope, ManagementView
 from customers.api.errors import BadRequest, NotFound
+from customers.api.schema import described
 from customers.durations import period_of
 from customers.model_limits import ModelLimit
 from customers.models import Budget
@@ -56,6 +58,11 @@ class NewBudget(BudgetView):
 
     actions = {"POST": Action.WRITE_BUDGETS}
 
+    @described(
+        body=BudgetFields,
+        answer=examples.BUDGET,
+        example={"budget_id": "gold", "max_budget": 100, "budget_duration": "1mo", "rpm_limit": 300},
+    )
     def post(self, request: Request) -> Response:
         budget = create_budget(enforceable_limits(None, self.body(BudgetFields)))
         return Response(budget_row(budget, at=timezone.now()))
@@ -66,6 +73,12 @@ class UpdateBudget(BudgetView):
 
     actions = {"POST": Action.WRITE_BUDGETS}
 
+    @described(
+        body=BudgetFields,
+        answer=examples.BUDGET,
+        also=[None],
+        example={"budget_id": "gold", "max_budget": 120},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(BudgetFields)
         if given.get("budget_id") is None:
@@ -83,6 +96,7 @@ class BudgetInfo(BudgetView):
     actions = {"POST": Action.READ_BUDGETS}
     reads_by_post = True
 
+    @described(body=BudgetIds, answer=[examples.BUDGET], example={"budgets": ["gold"]})
     def post(self, request: Request) -> Response:
         ids = self.body(BudgetIds)["budgets"]
         if not ids:
@@ -96,6 +110,7 @@ class BudgetList(BudgetView):
 
     actions = {"GET": Action.READ_BUDGETS}
 
+    @described(query=BudgetListQuery, answer=[examples.BUDGET])
     def get(self, request: Request) -> Response:
         budgets = Budget.objects.order_by("pk")
         if not self.query(BudgetListQuery)["include_private"]:
@@ -108,6 +123,7 @@ class BudgetSettings(BudgetView):
 
     actions = {"GET": Action.READ_BUDGETS}
 
+    @described(query=BudgetSettingsQuery, answer=[examples.BUDGET_SETTING])
     def get(self, request: Request) -> Response:
         budget_id = self.query(BudgetSettingsQuery)["budget_id"]
         budget = Budget.objects.filter(pk=budget_id).first()
@@ -134,6 +150,7 @@ class DeleteBudget(BudgetView):
 
     actions = {"POST": Action.WRITE_BUDGETS}
 
+    @described(body=BudgetId, answer=examples.BUDGET, also=[None], example={"id": "gold"})
     def post(self, request: Request) -> Response:
         budget = Budget.objects.filter(pk=self.body(BudgetId)["id"]).first()
         if budget is None:

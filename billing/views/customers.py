@@ -15,9 +15,11 @@ from rest_framework.serializers import ValidationError
 from billing.adjustments import initial_spend
 from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType
+from billing.views import examples
 from billing.views.budgets import budget_object
 from customers.api import Action, ManagementView
 from customers.api.errors import BadRequest, NotFound
+from customers.api.schema import described
 from customers.filtersets import CustomerFilter
 from customers.models import Customer
 from customers.serializers.customers import (
@@ -50,6 +52,11 @@ class NewCustomerView(ManagementView):
 
     actions = {"POST": Action.WRITE_CUSTOMERS}
 
+    @described(
+        body=NewCustomer,
+        answer=examples.CUSTOMER,
+        example={"user_id": "acme-042", "alias": "Acme Ltd", "max_budget": 50, "budget_duration": "1mo"},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(NewCustomer)
         _check_default_model(given)
@@ -65,6 +72,11 @@ class UpdateCustomer(ManagementView):
 
     actions = {"POST": Action.WRITE_CUSTOMERS}
 
+    @described(
+        body=CustomerFields,
+        answer=examples.CUSTOMER,
+        example={"user_id": "acme-042", "rpm_limit": 60},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(CustomerFields)
         _check_default_model(given)
@@ -78,6 +90,7 @@ class CustomerInfo(ManagementView):
 
     actions = {"GET": Action.READ_CUSTOMERS}
 
+    @described(query=CustomerQuery, answer=examples.CUSTOMER)
     def get(self, request: Request) -> Response:
         customer_id = self.query(CustomerQuery)["end_user_id"]
         customer = None
@@ -93,6 +106,11 @@ class DeleteCustomers(ManagementView):
 
     actions = {"POST": Action.WRITE_CUSTOMERS}
 
+    @described(
+        body=CustomerIds,
+        answer={"deleted_customers": 1, "message": "1 customer was deleted; their spend is kept."},
+        example={"user_ids": ["acme-042"]},
+    )
     def post(self, request: Request) -> Response:
         number = remove_customers(self.body(CustomerIds)["user_ids"], at=timezone.now())
         noun = "customer was" if number == 1 else "customers were"
@@ -106,6 +124,11 @@ class BlockCustomers(ManagementView):
 
     actions = {"POST": Action.WRITE_CUSTOMERS}
 
+    @described(
+        body=CustomerIds,
+        answer={"blocked_users": [examples.CUSTOMER]},
+        example={"user_ids": ["acme-042"]},
+    )
     def post(self, request: Request) -> Response:
         return Response({"blocked_users": _all(block_customers(self.body(CustomerIds)["user_ids"]))})
 
@@ -115,6 +138,11 @@ class UnblockCustomers(ManagementView):
 
     actions = {"POST": Action.WRITE_CUSTOMERS}
 
+    @described(
+        body=CustomerIds,
+        answer={"blocked_users": [], "unblocked_users": [examples.CUSTOMER]},
+        example={"user_ids": ["acme-042"]},
+    )
     def post(self, request: Request) -> Response:
         unblocked = unblock_customers(self.body(CustomerIds)["user_ids"])
         # LiteLLM's list has those that are still blocked: of those that were named, none.
@@ -127,6 +155,7 @@ class CustomerList(ManagementView):
     actions = {"GET": Action.READ_CUSTOMERS}
     refusal_status = 401
 
+    @described(query=CustomerListQuery, answer=[examples.CUSTOMER])
     def get(self, request: Request) -> Response:
         asked = self.query(CustomerListQuery)
         found = CustomerFilter(data=asked, queryset=Customer.objects.listed()).qs

@@ -22,11 +22,13 @@ from billing.admin.naming import UuidText
 from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType, SpendTotal
 from billing.periods import start_afresh
+from billing.views import examples
 from billing.views.budgets import budget_object
 from customers.allowed_routes import routes_of
 from customers.api import Action, ApiError, ManagementView
 from customers.api.errors import BadRequest
 from customers.api.paging import page_of
+from customers.api.schema import described
 from customers.filtersets import KeyFilter
 from customers.models import Budget, User, VirtualKey
 from customers.models.audit_log import record_audit
@@ -235,6 +237,11 @@ class GenerateKey(KeyView):
     actions = {"POST": Action.WRITE_KEYS}
     is_service_account = False
 
+    @described(
+        body=NewKey,
+        answer=examples.MADE_KEY,
+        example={"key_alias": "acme-prod", "team_id": "t-sales", "duration": "90d", "max_budget": 25},
+    )
     def post(self, request: Request) -> Response:
         at = timezone.now()
         given = with_defaults(getattr(settings, "KEY_DEFAULTS", {}), self.body(NewKey))
@@ -273,6 +280,11 @@ class UpdateKey(KeyView):
 
     actions = {"POST": Action.WRITE_KEYS}
 
+    @described(
+        body=ChangedKey,
+        answer=examples.CHANGED_KEY,
+        example={"key": "sk-EXAMPLE0000000000000xQ", "max_budget": 50},
+    )
     def post(self, request: Request) -> Response:
         at, given = timezone.now(), self.body(ChangedKey)
         name = given.pop("key", None)
@@ -295,6 +307,11 @@ class UpdateKeys(KeyView):
 
     actions = {"POST": Action.WRITE_KEYS}
 
+    @described(
+        body=ChangedKeys,
+        answer=examples.KEY_RESULTS,
+        example={"keys": [{"key": "sk-EXAMPLE0000000000000xQ", "max_budget": 50}]},
+    )
     def post(self, request: Request) -> Response:
         key_owners.require_proxy_admin("change many keys at once", reach=self.reach)
         sent = request.data.get("keys") if isinstance(request.data, dict) else None
@@ -344,6 +361,11 @@ class DeleteKeys(KeyView):
 
     actions = {"POST": Action.WRITE_KEYS}
 
+    @described(
+        body=DeletedKeys,
+        answer={"deleted_keys": ["sk-EXAMPLE0000000000000xQ"]},
+        example={"keys": ["sk-EXAMPLE0000000000000xQ"]},
+    )
     def post(self, request: Request) -> Response:
         at, given = timezone.now(), self.body(DeletedKeys)
         names, aliases = given.get("keys") or [], given.get("key_aliases") or []
@@ -365,6 +387,7 @@ class KeyInfo(KeyView):
 
     actions = {"GET": Action.READ_KEYS}
 
+    @described(query=KeyQuery, answer={"key": examples.KEY["token"], "info": examples.KEY_INFO})
     def get(self, request: Request) -> Response:
         at, name = timezone.now(), self.query(KeyQuery).get("key")
         if name is None:
@@ -387,6 +410,11 @@ class KeysInfo(KeyView):
     actions = {"POST": Action.READ_KEYS}
     reads_by_post = True
 
+    @described(
+        body=NamedKeys,
+        answer={"key": [examples.KEY["token"]], "info": [examples.KEY_INFO]},
+        example={"keys": ["sk-EXAMPLE0000000000000xQ"]},
+    )
     def post(self, request: Request) -> Response:
         at = timezone.now()
         found = find_keys(self.body(NamedKeys)["keys"], at=at).values()
@@ -400,6 +428,18 @@ class ListKeys(KeyView):
 
     actions = {"GET": Action.READ_KEYS}
 
+    @described(
+        query=KeyPageQuery,
+        answer={"keys": [examples.KEY["token"]], "total_count": 1, "current_page": 1, "total_pages": 1},
+        also=[
+            {
+                "keys": [{**examples.KEY, "user": examples.KEY_OWNER}],
+                "total_count": 1,
+                "current_page": 1,
+                "total_pages": 1,
+            }
+        ],
+    )
     def get(self, request: Request) -> Response:
         at, query = timezone.now(), self.query(KeyPageQuery)
         reached = VirtualKey.objects.filter(self.reach.keys()).select_related("budget", "user")
@@ -438,6 +478,10 @@ class KeyAliases(KeyView):
 
     actions = {"GET": Action.READ_KEYS}
 
+    @described(
+        query=AliasPageQuery,
+        answer={"aliases": ["acme-prod"], "total_count": 1, "current_page": 1, "total_pages": 1, "size": 50},
+    )
     def get(self, request: Request) -> Response:
         query = self.query(AliasPageQuery)
         keys = VirtualKey.objects.listed().filter(self.reach.keys(), alias__isnull=False)
@@ -461,6 +505,11 @@ class RegenerateKey(KeyView):
 
     actions = {"POST": Action.WRITE_KEYS}
 
+    @described(
+        body=RegeneratedKey,
+        answer=examples.MADE_KEY,
+        example={"key": "sk-EXAMPLE0000000000000xQ", "grace_period": "24h"},
+    )
     def post(self, request: Request, key: str | None = None) -> Response:
         at, given = timezone.now(), self.body(RegeneratedKey)
         name = given.pop("key", None) if key is None else key
@@ -489,6 +538,7 @@ class BlockKey(KeyView):
     actions = {"POST": Action.WRITE_KEYS}
     blocked = True
 
+    @described(body=NamedKey, answer=examples.KEY, example={"key": "sk-EXAMPLE0000000000000xQ"})
     def post(self, request: Request) -> Response:
         at, name = timezone.now(), self.body(NamedKey)["key"]
         key = self.to_change(find_key(name, at=at), key_owners.BLOCK, name=name)
@@ -507,6 +557,7 @@ class ResetSpend(KeyView):
 
     actions = {"POST": Action.WRITE_KEYS}
 
+    @described(body=ResetKeySpend, answer=examples.RESET_KEY, example={"reset_to": 0})
     def post(self, request: Request, key: str) -> Response:
         at, reset_to = timezone.now(), self.body(ResetKeySpend)["reset_to"]
         row = self.to_change(find_key(key, at=at), key_owners.UPDATE, name=key)
@@ -544,6 +595,7 @@ class KeyHealth(KeyView):
     actions = {"POST": Action.READ_KEYS}
     reads_by_post = True
 
+    @described(answer={"key": "healthy", "logging_callbacks": None})
     def post(self, request: Request) -> Response:
         return Response({"key": "healthy", "logging_callbacks": None})
 

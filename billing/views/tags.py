@@ -17,9 +17,11 @@ from rest_framework.response import Response
 
 from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType, SpendTotal
+from billing.views import examples
 from billing.views.budgets import budget_object
 from customers.api import Action, Envelope, ManagementView
 from customers.api.errors import BadRequest, NotFound
+from customers.api.schema import described
 from customers.models import Tag
 from customers.serializers.tags import TagFields, TagListQuery, TagName, TagNames
 from customers.services.tags import create_tag, delete_tag, update_tag
@@ -37,6 +39,11 @@ class NewTag(TagView):
 
     actions = {"POST": Action.WRITE_TAGS}
 
+    @described(
+        body=TagFields,
+        answer={"message": "Tag engineering was made.", "tag": examples.TAG},
+        example={"name": "engineering", "description": "Cost centre 4711", "max_budget": 50},
+    )
     def post(self, request: Request) -> Response:
         tag = create_tag(self.body(TagFields))
         return Response(_written(tag, f"Tag {tag.pk} was made."))
@@ -47,6 +54,11 @@ class UpdateTag(TagView):
 
     actions = {"POST": Action.WRITE_TAGS}
 
+    @described(
+        body=TagFields,
+        answer={"message": "Tag engineering was changed.", "tag": examples.TAG},
+        example={"name": "engineering", "max_budget": 80},
+    )
     def post(self, request: Request) -> Response:
         tag = update_tag(self.body(TagFields))
         return Response(_written(tag, f"Tag {tag.pk} was changed."))
@@ -58,6 +70,11 @@ class TagInfo(TagView):
     actions = {"POST": Action.READ_TAGS}
     reads_by_post = True
 
+    @described(
+        body=TagNames,
+        answer={"engineering": examples.TAG},
+        example={"names": ["engineering"]},
+    )
     def post(self, request: Request) -> Response:
         names = list(dict.fromkeys(self.body(TagNames)["names"]))
         tags = {tag.pk: tag for tag in Tag.objects.select_related("budget").filter(pk__in=names)}
@@ -73,6 +90,7 @@ class TagList(TagView):
 
     actions = {"GET": Action.READ_TAGS}
 
+    @described(query=TagListQuery, answer=[examples.TAG])
     def get(self, request: Request) -> Response:
         query = self.query(TagListQuery)
         stored = Tag.objects.select_related("budget").order_by("pk")
@@ -101,6 +119,11 @@ class DeleteTag(TagView):
 
     actions = {"POST": Action.WRITE_TAGS}
 
+    @described(
+        body=TagName,
+        answer={"message": "Tag engineering was deleted."},
+        example={"name": "engineering"},
+    )
     def post(self, request: Request) -> Response:
         name = self.body(TagName)["name"]
         delete_tag(name)

@@ -20,12 +20,14 @@ from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType
 from billing.models.spend_total import team_member_id
 from billing.periods import ensure_periods, start_afresh
+from billing.views import examples
 from billing.views.budgets import budget_object
 from billing.views.limits import holder_limits, key_rows
 from customers.api import Action, ManagementView
 from customers.api.access import MEMBER_PERMISSIONS, reach_of
 from customers.api.errors import AccessError, BadRequest, NotFound
 from customers.api.paging import page_of
+from customers.api.schema import described
 from customers.filtersets import TeamFilter
 from customers.models import Budget, Team, TeamMembership, VirtualKey
 from customers.models.audit_log import record_audit
@@ -85,6 +87,11 @@ class NewTeam(TeamView):
 
     actions = {"POST": Action.MANAGE_TEAMS}
 
+    @described(
+        body=shapes.NewTeam,
+        answer=examples.TEAM,
+        example={"team_id": "t-sales", "team_alias": "Sales", "max_budget": 200, "budget_duration": "1mo"},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.NewTeam)
         team = services.create_team(given=given)
@@ -113,6 +120,11 @@ class UpdateTeam(TeamView):
 
     actions = {"POST": Action.WRITE_TEAMS}
 
+    @described(
+        body=shapes.ChangedTeam,
+        answer={"team_id": "t-sales", "data": examples.TEAM},
+        example={"team_id": "t-sales", "max_budget": 250},
+    )
     def post(self, request: Request) -> Response:
         return self.update(self.body(shapes.ChangedTeam))
 
@@ -145,6 +157,11 @@ class PatchTeam(UpdateTeam):
     actions = {"PATCH": Action.WRITE_TEAMS}
     http_method_names = ["patch", "options"]
 
+    @described(
+        body=shapes.TeamFields,
+        answer={"team_id": "t-sales", "data": examples.TEAM},
+        example={"max_budget": 250},
+    )
     def patch(self, request: Request, team_id: str) -> Response:
         self.team(team_id)  # not found, before what is wrong with the rest
         return self.update({**self.body(shapes.TeamFields), "team_id": team_id})
@@ -155,6 +172,7 @@ class AvailableTeams(TeamView):
 
     actions = {"GET": Action.READ_TEAMS}
 
+    @described(answer=[])
     def get(self, request: Request) -> Response:
         return Response([])
 
@@ -164,6 +182,11 @@ class DeleteTeams(TeamView):
 
     actions = {"POST": Action.MANAGE_TEAMS}
 
+    @described(
+        body=shapes.DeletedTeams,
+        answer={"deleted_teams": ["t-sales"]},
+        example={"team_ids": ["t-sales"]},
+    )
     def post(self, request: Request) -> Response:
         ids = self.body(shapes.DeletedTeams)["team_ids"]
         known = set(Team.objects.filter(pk__in=ids, deleted_at=None).values_list("pk", flat=True))
@@ -180,6 +203,7 @@ class SetBlocked(TeamView):
     actions = {"POST": Action.MANAGE_TEAMS}
     blocked = True
 
+    @described(body=shapes.NamedTeam, answer=examples.TEAM, example={"team_id": "t-sales"})
     def post(self, request: Request) -> Response:
         team = self.team(self.body(shapes.NamedTeam)["team_id"])
         services.set_teams_blocked(ids=[team.pk], blocked=self.blocked)
@@ -192,6 +216,7 @@ class TeamInfo(TeamView):
 
     actions = {"GET": Action.READ_TEAMS}
 
+    @described(query=shapes.NamedTeam, answer=examples.TEAM_INFO)
     def get(self, request: Request) -> Response:
         team = self.team(self.query(shapes.NamedTeam)["team_id"])
         at = timezone.now()
@@ -215,6 +240,10 @@ class ListTeams(TeamView):
 
     actions = {"GET": Action.READ_TEAMS}
 
+    @described(
+        query=shapes.TeamQuery,
+        answer=[{**examples.TEAM, "team_memberships": [examples.MEMBERSHIP], "keys": [examples.KEY_ROW]}],
+    )
     def get(self, request: Request) -> Response:
         chosen = TeamFilter(self.query(shapes.TeamQuery), seen_teams(self)).qs.order_by("created_at", "pk")
         teams = list(chosen[: MOST_LISTED + 1])
@@ -241,6 +270,10 @@ class PageOfTeams(TeamView):
 
     actions = {"GET": Action.READ_TEAMS}
 
+    @described(
+        query=shapes.TeamPageQuery,
+        answer={"teams": [examples.TEAM], "total": 1, "page": 1, "page_size": 10, "total_pages": 1},
+    )
     def get(self, request: Request) -> Response:
         asked = self.query(shapes.TeamPageQuery)
         field = {"team_id": "pk", "team_alias": "alias"}.get(asked["sort_by"], asked["sort_by"])
@@ -266,6 +299,15 @@ class AddMembers(TeamView):
 
     actions = {"POST": Action.WRITE_TEAMS}
 
+    @described(
+        body=shapes.AddedMembers,
+        answer=examples.TEAM_WITH_NEW_MEMBERS,
+        example={
+            "team_id": "t-sales",
+            "member": {"role": "user", "user_id": "u-17"},
+            "max_budget_in_team": 5,
+        },
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.AddedMembers)
         team = self.team(given["team_id"])
@@ -286,6 +328,11 @@ class UpdateMember(TeamView):
 
     actions = {"POST": Action.WRITE_TEAMS}
 
+    @described(
+        body=shapes.ChangedMember,
+        answer=examples.CHANGED_MEMBER,
+        example={"team_id": "t-sales", "user_id": "u-17", "max_budget_in_team": 5},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.ChangedMember)
         team = self.team(given["team_id"])
@@ -312,6 +359,11 @@ class DeleteMember(TeamView):
 
     actions = {"POST": Action.WRITE_TEAMS}
 
+    @described(
+        body=shapes.NamedMember,
+        answer=examples.TEAM,
+        example={"team_id": "t-sales", "user_id": "u-17"},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.NamedMember)
         team = self.team(given["team_id"])
@@ -324,6 +376,7 @@ class ResetMemberSpend(TeamView):
 
     actions = {"POST": Action.WRITE_TEAMS}
 
+    @described(body=shapes.ResetSpend, answer=examples.RESET_MEMBER, example={"reset_to": 0})
     def post(self, request: Request, team_id: str, user_id: str) -> Response:
         team = self.team(team_id)
         if not is_clean_id(user_id):
@@ -373,6 +426,11 @@ class AddModels(TeamView):
 
     actions = {"POST": Action.MANAGE_TEAMS}
 
+    @described(
+        body=shapes.TeamModels,
+        answer=examples.TEAM,
+        example={"team_id": "t-sales", "models": ["gpt-4o-mini"]},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.TeamModels)
         return self.answer(services.add_models(team=self.team(given["team_id"]), models=given["models"]))
@@ -383,6 +441,11 @@ class RemoveModels(TeamView):
 
     actions = {"POST": Action.MANAGE_TEAMS}
 
+    @described(
+        body=shapes.TeamModels,
+        answer=examples.TEAM,
+        example={"team_id": "t-sales", "models": ["gpt-4o-mini"]},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.TeamModels)
         return self.answer(services.remove_models(team=self.team(given["team_id"]), models=given["models"]))
@@ -393,6 +456,7 @@ class Permissions(TeamView):
 
     actions = {"GET": Action.READ_TEAMS}
 
+    @described(query=shapes.NamedTeam, answer=examples.PERMISSIONS)
     def get(self, request: Request) -> Response:
         return permissions_answer(self.team(self.query(shapes.NamedTeam)["team_id"]))
 
@@ -402,6 +466,11 @@ class UpdatePermissions(TeamView):
 
     actions = {"POST": Action.WRITE_TEAMS}
 
+    @described(
+        body=shapes.TeamPermissions,
+        answer=examples.PERMISSIONS,
+        example={"team_id": "t-sales", "team_member_permissions": ["/key/info"]},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.TeamPermissions)
         team = self.team(given["team_id"])

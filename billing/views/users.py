@@ -21,12 +21,14 @@ from rest_framework.response import Response
 from billing.adjustments import initial_spend
 from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType
+from billing.views import examples
 from billing.views.keys import key_objects
 from billing.views.limits import holder_limits, key_rows
 from billing.views.teams import MOST_LISTED, seen_keys, seen_teams, team_objects
 from customers.api import Action, ManagementView
 from customers.api.errors import ApiError, BadRequest, NotFound
 from customers.api.paging import page_of
+from customers.api.schema import described
 from customers.filtersets import UserFilter
 from customers.models import Team, TeamMembership, User, VirtualKey
 from customers.models.user import new_user_id
@@ -51,6 +53,10 @@ _ROLES = {
     User.Role.INTERNAL_USER: "Makes calls; reads and changes its own keys, reads its own spend.",
     User.Role.INTERNAL_USER_VIEWER: "Reads its own keys and spend, changes nothing.",
 }
+_AVAILABLE_ROLES = {
+    role.value: {"description": description, "ui_label": role.label.capitalize()}
+    for role, description in _ROLES.items()
+}
 
 
 class NewUser(ManagementView):
@@ -58,6 +64,11 @@ class NewUser(ManagementView):
 
     actions = {"POST": Action.WRITE_USERS}
 
+    @described(
+        body=shapes.NewUser,
+        answer=examples.NEW_USER,
+        example={"user_email": "kim@example.com", "user_role": "internal_user", "max_budget": 50},
+    )
     def post(self, request: Request) -> Response:
         given, at = self.body(shapes.NewUser), timezone.now()
         user_id = given.get("user_id") or new_user_id()
@@ -95,6 +106,11 @@ class UpdateUser(ManagementView):
 
     actions = {"POST": Action.WRITE_USERS}
 
+    @described(
+        body=shapes.ChangedUser,
+        answer={"user_id": "u-17", "data": examples.USER},
+        example={"user_id": "u-17", "max_budget": 80},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.ChangedUser)
         user = named_user(given)
@@ -112,6 +128,11 @@ class UpdateUsers(ManagementView):
 
     actions = {"POST": Action.WRITE_USERS}
 
+    @described(
+        body=shapes.ChangedUsers,
+        answer=examples.USER_RESULTS,
+        example={"users": [{"user_id": "u-17", "max_budget": 80}]},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(shapes.ChangedUsers)
         wanted = self._of_all(given["user_updates"]) if given["all_users"] else given["users"]
@@ -176,6 +197,7 @@ class UserInfo(ManagementView):
 
     actions = {"GET": Action.READ_USERS}
 
+    @described(query=shapes.UserQuery, answer=examples.USER_INFO)
     def get(self, request: Request) -> Response:
         user_id = self.query(shapes.UserQuery).get("user_id")
         at = timezone.now()
@@ -216,6 +238,7 @@ class UserRow(ManagementView):
 
     actions = {"GET": Action.READ_USERS}
 
+    @described(query=shapes.UserQuery, answer=examples.USER)
     def get(self, request: Request) -> Response:
         user = seen_user(self, self.query(shapes.UserQuery).get("user_id"))
         return Response(seen_objects(self, [user], at=timezone.now())[0])
@@ -226,6 +249,16 @@ class ListUsers(ManagementView):
 
     actions = {"GET": Action.READ_USERS}
 
+    @described(
+        query=shapes.UserPageQuery,
+        answer={
+            "users": [{**examples.USER, "key_count": 1}],
+            "total": 1,
+            "page": 1,
+            "page_size": 25,
+            "total_pages": 1,
+        },
+    )
     def get(self, request: Request) -> Response:
         asked = self.query(shapes.UserPageQuery)
         keys = VirtualKey.objects.listed().filter(user=OuterRef("pk")).order_by().values("user")
@@ -253,6 +286,7 @@ class DeleteUsers(ManagementView):
 
     actions = {"POST": Action.WRITE_USERS}
 
+    @described(body=shapes.DeletedUsers, answer=1, example={"user_ids": ["u-17"]})
     def post(self, request: Request) -> Response:
         ids = self.body(shapes.DeletedUsers)["user_ids"]
         return Response(services.delete_users(ids=ids, at=timezone.now()))
@@ -263,13 +297,9 @@ class AvailableRoles(ManagementView):
 
     actions = {"GET": Action.READ_USERS}
 
+    @described(answer=_AVAILABLE_ROLES)
     def get(self, request: Request) -> Response:
-        return Response(
-            {
-                role.value: {"description": description, "ui_label": role.label.capitalize()}
-                for role, description in _ROLES.items()
-            }
-        )
+        return Response(_AVAILABLE_ROLES)
 
 
 # -- finding and changing ----------------------------------------------------------------

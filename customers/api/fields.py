@@ -4,6 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from customers.money import UsdField
@@ -15,6 +16,7 @@ _MAX_TEXT = 100_000  # characters of all of a free-form object's texts
 LARGEST = 2**63 - 1  # what a column of whole numbers holds
 
 
+@extend_schema_field({"type": "number"})
 class Usd(serializers.Field):
     """An amount of USD with at most nine decimal places: a number, or its digits as text.
 
@@ -72,6 +74,7 @@ class Names(serializers.ListField):
         super().__init__(**{"max_length": 1000, **kwargs})
 
 
+@extend_schema_field({"type": "object"})
 class ModelLimits(serializers.Field):
     """Limits by model, with exact amounts. What they may say, the budget's own validation tells (400)."""
 
@@ -92,6 +95,7 @@ class ModelLimits(serializers.Field):
         return value
 
 
+@extend_schema_field({"type": "object"})
 class FreeObject(serializers.Field):
     """A JSON object of the caller's own: kept and returned, bounded in size and depth."""
 

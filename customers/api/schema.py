@@ -10,10 +10,14 @@ An answer is described by an example, from which its schema is read. Errors, hea
 groups are the same for all and come from here.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.serializers import Serializer
@@ -90,11 +94,25 @@ _REFUSALS = {
     409: "Another call did the same at the same time, or the Idempotency-Key was used for another request.",
     503: "The database cannot be reached; try again later.",
 }
+_DETAILED = (400, 404, 409)  # those told in the envelope that the view names
+
+
+def _answer(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}, "description": description}
+
+
+_EITHER = {"anyOf": [_DETAIL_REF, _ERROR_REF]}
+_SHARED_ANSWERS = {
+    **{f"Error{status}": _answer(_ERROR_REF, said) for status, said in _REFUSALS.items()},
+    **{f"Detail{status}": _answer(_EITHER, _REFUSALS[status]) for status in _DETAILED},
+    "Problems422": _answer(_PROBLEMS_REF, "The request has not the shape that it must have."),
+}
 
 
 def described(
     *,
     answer: Any,
+    also: Sequence[Any] = (),
     body: type[Serializer] | None = None,
     query: type[Serializer] | None = None,
     example: Mapping[str, Any] | None = None,
@@ -103,17 +121,23 @@ def described(
 ) -> Callable[[_Handler], _Handler]:
     """Declare a handler's request and answer.
 
-    answer: an example of it, whose shape is the schema; example: of the body.
+    answer: an example of it, whose shape is the schema; also: examples of other shapes that it
+    may have; example: of the body.
     """
     examples = [OpenApiExample("Example", value=_plain(example), request_only=True)] if example else None
+    answers = [answer, *also]
+    schemas = [schema_of(each) for each in answers]
     return extend_schema(
         request=body,
         parameters=[query] if query else None,
         responses={
             (200, media_type): OpenApiResponse(
-                response=schema_of(answer),
+                response={"anyOf": schemas} if also else schemas[0],
                 description="Done.",
-                examples=[OpenApiExample("Example", value=_plain(answer), response_only=True)],
+                examples=[
+                    OpenApiExample(f"Answer {number}", value=_plain(each), response_only=True)
+                    for number, each in enumerate(answers, 1)
+                ],
             )
         },
         examples=examples,
@@ -122,11 +146,22 @@ def described(
 
 
 def schema_of(example: Any) -> dict[str, Any]:
-    """Return the JSON Schema of values like `example`: null may become anything, numbers have any size."""
+    """Return the JSON Schema of answers like `example`: what is inside may be null, numbers have any size.
+
+    A null inside may become anything; a mapping may have other names, too.
+    """
+    if example is None:
+        return {"type": "null"}
+    schema = _inner(example)
+    return {**schema, "type": schema["type"][0]}
+
+
+def _inner(example: Any) -> dict[str, Any]:
     if isinstance(example, Mapping):
-        return {"type": "object", "properties": {name: schema_of(value) for name, value in example.items()}}
+        properties = {name: _inner(value) for name, value in example.items()}
+        return {"type": ["object", "null"], "properties": properties}
     if isinstance(example, list | tuple):
-        return {"type": "array", "items": schema_of(example[0]) if example else {}}
+        return {"type": ["array", "null"], "items": _inner(example[0]) if example else {}}
     if isinstance(example, bool):
         return {"type": ["boolean", "null"]}
     if isinstance(example, int | float | Decimal):
@@ -156,6 +191,9 @@ class ManagementSchema(AutoSchema):
         told = super().get_summary()
         return told or (self.view.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
+    def map_parsers(self) -> list[str]:
+        return ["application/json"]  # any is read as that: curl's `-d` calls it a form
+
     def get_auth(self) -> list[dict[str, list]]:
         return [{"key": []}] if self.view.authentication_classes else []
 
@@ -178,17 +216,11 @@ class ManagementSchema(AutoSchema):
         if not self.view.authentication_classes:
             return bodies
         is_detail = getattr(self.view, "envelope", None) is Envelope.DETAIL
-        for status, description in _REFUSALS.items():
-            in_detail = is_detail and status in (400, 404, 409)
-            bodies.setdefault(
-                str(status), _answer({"anyOf": [_DETAIL, _ERROR]} if in_detail else _ERROR, description)
-            )
-        bodies.setdefault("422", _answer(_PROBLEMS_REF, "The request has not the shape that it must have."))
+        for status in _REFUSALS:
+            kind = "Detail" if is_detail and status in _DETAILED else "Error"
+            bodies.setdefault(str(status), {"$ref": f"#/components/responses/{kind}{status}"})
+        bodies.setdefault("422", {"$ref": "#/components/responses/Problems422"})
         return bodies
-
-
-def _answer(schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}, "description": description}
 
 
 def group_of(path: str) -> str:
@@ -201,59 +233,123 @@ def only_ours(endpoints: Iterable[tuple[str, str, str, Any]], **_: Any) -> list[
     return [each for each in endpoints if each[0] not in ("/openapi.json", "/docs")]
 
 
-# -- proxied routes ---------------------------------------------------------------------
+# -- routes that are no views of DRF --------------------------------------------------------
 
 
-class _Proxied(NamedTuple):
+class _ByHand(NamedTuple):
+    """A route that is written here by hand.
+
+    body: an example of it, None: the route is read with GET; answers: by status, what it says and
+    the schema.
+    """
+
     path: str
     summary: str
-    body: dict[str, Any] | None
-    group: str = "Proxied calls"
+    description: str
+    group: str
+    body: Mapping[str, Any] | None = None
+    answers: Mapping[str, tuple[str, dict[str, Any]]] = {}
+    has_key: bool = True
 
 
+_OBJECT = {"type": "object"}
 _MESSAGES = [{"role": "user", "content": "Hello"}]
 _CHAT = {"model": "demo", "messages": _MESSAGES}
-_PROXIED = (
-    _Proxied("/v1/chat/completions", "OpenAI chat, plain or streamed", {**_CHAT, "user": "acme-042"}),
-    _Proxied("/v1/completions", "OpenAI text completion", {"model": "demo", "prompt": "Hello"}),
-    _Proxied("/v1/embeddings", "OpenAI embeddings", {"model": "demo", "input": "Hello"}),
-    _Proxied("/v1/responses", "OpenAI responses", {"model": "demo", "input": "Hello"}),
-    _Proxied("/v1/messages", "Anthropic messages", {**_CHAT, "max_tokens": 100}),
-    _Proxied("/v1/messages/count_tokens", "Anthropic token count", _CHAT),
-    _Proxied("/v1/models", "Models that this key may call", None),
+_PROXIED_GROUP = "Proxied calls"
+_PASSED_ON = (
+    "Passed on as it is; also without `/v1`. The provider's documentation says what else the body may have. "
+    "The answer carries what it cost in `x-litellm-response-cost`."
+)
+_WITH_MODEL_IN_PATH = (
+    f"{_PASSED_ON} Older clients name the model in the path: `/engines/{{model}}/…` and "
+    "`/openai/deployments/{model}/…` instead of `/v1/…`."
+)
+_FROM_PROVIDER: dict[str, tuple[str, dict[str, Any]]] = {
+    "200": ("The provider's answer.", {}),
+    "default": ("An error, in the form of the route's own API.", {}),
+}
+_OF_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "200": ("Done.", _OBJECT),
+    "default": ("An error, as OpenAI tells it.", {}),
+}
+_ALIVE = {"200": ("The process is alive.", {"type": "string"})}
+_BY_HAND = (
+    _ByHand("/v1/chat/completions", "OpenAI chat, plain or streamed", _WITH_MODEL_IN_PATH, _PROXIED_GROUP,
+            {**_CHAT, "user": "acme-042"}, _FROM_PROVIDER),
+    _ByHand("/v1/completions", "OpenAI text completion", _WITH_MODEL_IN_PATH, _PROXIED_GROUP,
+            {"model": "demo", "prompt": "Hello"}, _FROM_PROVIDER),
+    _ByHand("/v1/embeddings", "OpenAI embeddings", _WITH_MODEL_IN_PATH, _PROXIED_GROUP,
+            {"model": "demo", "input": "Hello"}, _FROM_PROVIDER),
+    _ByHand("/v1/responses", "OpenAI responses", _PASSED_ON, _PROXIED_GROUP,
+            {"model": "demo", "input": "Hello"}, _FROM_PROVIDER),
+    _ByHand("/v1/messages", "Anthropic messages", _PASSED_ON, _PROXIED_GROUP,
+            {**_CHAT, "max_tokens": 100}, _FROM_PROVIDER),
+    _ByHand("/v1/messages/count_tokens", "Anthropic token count", _PASSED_ON, _PROXIED_GROUP,
+            _CHAT, _FROM_PROVIDER),
+    _ByHand("/v1/models", "Models that this key may call", "Also without `/v1`.", _PROXIED_GROUP,
+            answers=_OF_MODELS),
+    _ByHand("/v1/models/{name}", "One model that this key may call", "Also without `/v1`.", _PROXIED_GROUP,
+            answers=_OF_MODELS),
+    _ByHand("/public/litellm_model_cost_map", "Every price in force",
+            "In the form of LiteLLM's price file, by the model's name. No key is asked for.", "Models",
+            answers={"200": ("The prices.", {"type": "object", "additionalProperties": _OBJECT}),
+                     "304": ("As it was when the `ETag` was sent that If-None-Match names.", {})},
+            has_key=False),
+    _ByHand("/health/liveliness", "Whether the process is alive", "Asks nothing of anybody.", _OTHERS,
+            answers=_ALIVE, has_key=False),
+    _ByHand("/health/liveness", "Whether the process is alive", "Asks nothing of anybody.", _OTHERS,
+            answers=_ALIVE, has_key=False),
+    _ByHand("/health/readiness", "Whether calls can be taken and booked",
+            "Asks the database and the broker.", _OTHERS,
+            answers={"200": ("They can.", _OBJECT), "503": ("They cannot; the answer says why.", _OBJECT)},
+            has_key=False),
 )  # fmt: skip
 
 
-def with_proxied_routes(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
-    """Add the routes that are passed on to providers, and how a key is sent."""
-    for route in _PROXIED:
+def with_routes_by_hand(result: dict[str, Any], generator: Any, **_: Any) -> dict[str, Any]:
+    """Add the routes that are no views of DRF, how a key is sent, and the groups in their order."""
+    for route in _BY_HAND:
         result["paths"][route.path] = {"get" if route.body is None else "post": _operation(route)}
     components = result.setdefault("components", {})
     components.setdefault("schemas", {}).update(_SHARED)
+    components["responses"] = _SHARED_ANSWERS
     schemes = components.setdefault("securitySchemes", {})
     schemes.clear()
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A virtual key, or the master key."}
     used = {tag for path in result["paths"].values() for each in path.values() for tag in each["tags"]}
-    order = ["Proxied calls", *dict.fromkeys(GROUPS.values()), _OTHERS]
+    order = [_PROXIED_GROUP, *dict.fromkeys(GROUPS.values()), _OTHERS]
     result["tags"] = [{"name": name} for name in order if name in used]
-    return result
+    return _without_marks(result)
 
 
-def _operation(route: _Proxied) -> dict[str, Any]:
+def _without_marks(value: Any) -> Any:
+    """Return `value` without what drf-spectacular notes for itself."""
+    if isinstance(value, dict):
+        return {name: _without_marks(item) for name, item in value.items() if name != "x-spec-enum-id"}
+    return [_without_marks(item) for item in value] if isinstance(value, list) else value
+
+
+def _operation(route: _ByHand) -> dict[str, Any]:
+    parts = route.path.strip("/").split("/")
     operation: dict[str, Any] = {
-        "operationId": "proxied_" + route.path.strip("/").replace("/", "_"),
+        "operationId": "_".join(part.strip("{}") for part in parts)
+        + ("_get" if route.body is None else "_post"),
         "summary": route.summary,
-        "description": "Passed on as it is; also without `/v1`. The provider's documentation says what else "
-        "the body may have. The answer carries what it cost in `x-litellm-response-cost`.",
+        "description": route.description,
         "tags": [route.group],
-        "security": [{"key": []}],
+        "security": [{"key": []}] if route.has_key else [],
         "responses": {
-            "200": {"description": "The provider's answer.", "content": {"application/json": {"schema": {}}}},
-            "default": _answer({}, "An error, in the provider's own form."),
+            status: {"description": said} if status == "304" else _answer(schema, said)
+            for status, (said, schema) in route.answers.items()
         },
     }
+    parameters = [
+        {"name": part.strip("{}"), "in": "path", "required": True, "schema": {"type": "string"}}
+        for part in parts
+        if part.startswith("{")
+    ]
     if route.body is not None:
-        operation["parameters"] = [
+        parameters += [
             {"name": "x-litellm-customer-id", "in": "header", "schema": {"type": "string"},
              "description": "The customer that the call is booked to."},
             {"name": "x-litellm-tags", "in": "header", "schema": {"type": "string"},
@@ -261,6 +357,17 @@ def _operation(route: _Proxied) -> dict[str, Any]:
         ]  # fmt: skip
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": {"type": "object"}, "example": route.body}},
+            "content": {"application/json": {"schema": _OBJECT, "example": route.body}},
         }
-    return operation
+    return {**operation, "parameters": parameters} if parameters else operation
+
+
+@cache
+def document() -> bytes:
+    """Return the document as JSON. It takes a second to make, and is the same until the next start."""
+    return json.dumps(SchemaGenerator().get_schema(public=True), ensure_ascii=False).encode()
+
+
+def openapi(request: HttpRequest) -> HttpResponse:
+    """GET /openapi.json."""
+    return HttpResponse(document(), content_type="application/json")

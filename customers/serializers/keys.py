@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from customers.api.fields import FreeObject, Id, Names, Usd
@@ -35,6 +36,7 @@ class KeyName(serializers.CharField):
         super().__init__(**{"max_length": _LONGEST_NAME, **kwargs})
 
 
+@extend_schema_field({})
 class FreeValue(FreeObject):
     """Any JSON of the caller's own, bounded as an object of its own is."""
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from customers.api.fields import FreeObject, Id, Names, Usd, Whole
@@ -84,6 +85,10 @@ class TeamPermissions(serializers.Serializer):
     team_member_permissions = Names()
 
 
+_MEMBER_REF = {"$ref": "#/components/schemas/Member"}
+
+
+@extend_schema_field({"oneOf": [_MEMBER_REF, {"type": "array", "items": _MEMBER_REF}]})
 class _OneOrMany(serializers.Field):
     """A member, or a list of members."""
 

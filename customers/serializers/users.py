@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from customers.api.fields import FreeObject, Id, Names, Usd
@@ -21,6 +22,7 @@ class _TeamOfUser(serializers.Serializer):
     max_budget_in_team = Usd(required=False, allow_null=True)
 
 
+@extend_schema_field({"type": "array", "items": {"type": ["string", "object"]}})
 class _Teams(serializers.Field):
     """Teams by their ids, or as objects with a role and a budget."""
 

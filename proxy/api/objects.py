@@ -80,3 +80,51 @@ def cost_map_entry(price: Price, max_input_tokens: int | None) -> dict[str, Any]
         **rates_of(price),
         "price_source": price.source,
     }
+
+
+# -- examples of them, for the OpenAPI document ---------------------------------------------
+
+_INFO_EXAMPLE: dict[str, Any] = {
+    "id": "7",
+    "db_model": True,
+    "key": "gpt-4o-mini",
+    "mode": "chat",
+    "litellm_provider": "openai",
+    "max_tokens": 16384,
+    "max_input_tokens": 128_000,
+    "max_output_tokens": 16384,
+    "input_cost_per_token": Decimal("0.00000015"),
+    "output_cost_per_token": Decimal("0.0000006"),
+    "cache_read_input_token_cost": Decimal("0.000000075"),
+    "price_source": "genai-prices",
+    "price_id": 4711,
+    "upstream": "openai",
+    "created_at": "2026-02-03T09:12:44.120000Z",
+    "updated_at": "2026-02-03T09:12:44.120000Z",
+}
+MODEL_EXAMPLE: dict[str, Any] = {
+    "model_name": "gpt-4o-mini",
+    "litellm_params": {"model": "openai/gpt-4o-mini", "api_base": "https://api.openai.com/v1"},
+    "model_info": _INFO_EXAMPLE,
+}
+WRITTEN_EXAMPLE: dict[str, Any] = {
+    "model_id": "7",
+    **MODEL_EXAMPLE,
+    "created_at": "2026-02-03T09:12:44.120000Z",
+    "created_by": "default_user_id",
+    "updated_at": "2026-02-03T09:12:44.120000Z",
+    "updated_by": "default_user_id",
+    "warnings": ["No price for cache reads was given: the listed one is used."],
+}
+GROUP_EXAMPLE: dict[str, Any] = {
+    "model_group": "gpt-4o-mini",
+    "providers": ["openai"],
+    "max_input_tokens": 128_000,
+    "max_output_tokens": 16384,
+    "input_cost_per_token": Decimal("0.00000015"),
+    "output_cost_per_token": Decimal("0.0000006"),
+    "mode": "chat",
+    "tpm": None,
+    "rpm": None,
+    **dict.fromkeys(_SUPPORTS, True),
+}

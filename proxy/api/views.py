@@ -22,9 +22,18 @@ from customers.actors import current_actor
 from customers.api import Action, ManagementView
 from customers.api.errors import NotFound
 from customers.api.json import exact
+from customers.api.schema import described
 from customers.models import AuditLog
 from proxy.admission import may_use
-from proxy.api.objects import cost_map_entry, group_object, model_info, model_object
+from proxy.api.objects import (
+    GROUP_EXAMPLE,
+    MODEL_EXAMPLE,
+    WRITTEN_EXAMPLE,
+    cost_map_entry,
+    group_object,
+    model_info,
+    model_object,
+)
 from proxy.api.serializers import (
     ChangedModel,
     DeletedModel,
@@ -38,6 +47,11 @@ from proxy.api.services import create_model, delete_model, model_id, model_or_40
 from proxy.callers import MASTER, Caller, load_callers
 from proxy.litellm_params import ListedPrices, priced_model, provider_name
 from proxy.models import Deployment
+
+_NEW_MODEL = {
+    "model_name": "gpt-4o-mini",
+    "litellm_params": {"model": "openai/gpt-4o-mini", "api_key": "os.environ/OPENAI_API_KEY"},
+}
 
 
 class ModelView(ManagementView):
@@ -86,6 +100,7 @@ class ModelInfo(ModelView):
 
     actions = {"GET": Action.READ_MODELS}
 
+    @described(query=ModelQuery, answer={"data": [MODEL_EXAMPLE]})
     def get(self, request: Request) -> Response:
         wanted = self.query(ModelQuery).get("litellm_model_id")
         deployments = self.served()
@@ -101,6 +116,10 @@ class ModelInfoPages(ModelView):
 
     actions = {"GET": Action.READ_MODELS}
 
+    @described(
+        query=ModelPageQuery,
+        answer={"data": [MODEL_EXAMPLE], "total_count": 1, "current_page": 1, "total_pages": 1, "size": 50},
+    )
     def get(self, request: Request) -> Response:
         query = self.query(ModelPageQuery)
         deployments = [deployment for deployment in self.served() if _is_asked_for(deployment, query)]
@@ -124,6 +143,7 @@ class ModelGroupInfo(ModelView):
 
     actions = {"GET": Action.READ_MODELS}
 
+    @described(query=GroupQuery, answer={"data": [GROUP_EXAMPLE]})
     def get(self, request: Request) -> Response:
         wanted = self.query(GroupQuery).get("model_group")
         deployments = [
@@ -146,6 +166,7 @@ class NewModelView(ModelView):
 
     actions = {"POST": Action.WRITE_MODELS}
 
+    @described(body=NewModel, answer=WRITTEN_EXAMPLE, example=_NEW_MODEL)
     def post(self, request: Request) -> Response:
         deployment, warnings = create_model(self.body(NewModel), at=timezone.now())
         return Response(self.written(deployment, warnings))
@@ -156,6 +177,11 @@ class UpdateModel(ModelView):
 
     actions = {"POST": Action.WRITE_MODELS}
 
+    @described(
+        body=UpdatedModel,
+        answer=WRITTEN_EXAMPLE,
+        example={"model_name": "fast", "model_info": {"id": "7"}},
+    )
     def post(self, request: Request) -> Response:
         given = self.body(UpdatedModel)
         deployment, warnings = update_model(model_or_404(given["id"]), given, at=timezone.now())
@@ -167,6 +193,7 @@ class PatchModel(ModelView):
 
     actions = {"PATCH": Action.WRITE_MODELS}
 
+    @described(body=ChangedModel, answer=WRITTEN_EXAMPLE, example={"model_name": "fast"})
     def patch(self, request: Request, named: str) -> Response:
         given = self.body(ChangedModel)
         deployment, warnings = update_model(model_or_404(named), given, at=timezone.now())
@@ -178,6 +205,11 @@ class DeleteModel(ModelView):
 
     actions = {"POST": Action.WRITE_MODELS}
 
+    @described(
+        body=DeletedModel,
+        answer={"message": "Model: 7 deleted successfully"},
+        example={"id": "7"},
+    )
     def post(self, request: Request) -> Response:
         named = self.body(DeletedModel)["id"]
         delete_model(named)

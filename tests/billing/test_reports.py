@@ -11,7 +11,18 @@ from django.test.utils import CaptureQueriesContext
 from billing.adjustments import adjust
 from billing.models import Adjustment, SpendLog
 from billing.models.daily_spend import LATENCY_BOUNDS_MS, LATENCY_BUCKETS
-from billing.reports import BadReport, Filters, by, by_day, count, percentile, totals
+from billing.reports import (
+    BadReport,
+    Filters,
+    by,
+    by_day,
+    count,
+    grouped,
+    in_parts,
+    percentile,
+    tally,
+    totals,
+)
 from billing.usage import Usage
 from tests.billing.making import NOON, book_calls, make_call, nano
 
@@ -207,6 +218,33 @@ class FigureTests(TestCase):
         ):
             with self.assertRaises(BadReport):
                 report()
+
+    def test_several_dimensions_at_once_are_the_same_calls(self):
+        groups = {group.names: group.tally for group in grouped(of(), ("day", "model", "team"))}
+
+        self.assertEqual(
+            {names: sums.cost for names, sums in groups.items()},
+            {
+                (DAY, "gpt-4o", "red"): nano("1"),
+                (DAY, "gpt-4o", ""): nano("4"),
+                (DAY, "other", ""): nano("2"),
+            },
+        )
+        self.assertEqual(tally(of(tags=[""])).cost, nano("4"))  # of no tag
+        self.assertEqual(tally(of(either_models=["other"])).cost, nano("2"))
+        [per_tag] = grouped(of(), (), per_tag=True)
+        self.assertEqual(per_tag.tally.cost, nano("4"))  # 1 under each of two tags, 2 under one
+
+    def test_a_report_is_cut_between_days(self):
+        whole = of(end=DAY + timedelta(days=9))
+
+        parts = in_parts(whole, most_calls=4)
+
+        self.assertEqual(
+            [(part.start, part.end) for part in parts],
+            [(DAY, DAY + timedelta(days=1)), (DAY + timedelta(days=2), DAY + timedelta(days=2))],
+        )
+        self.assertEqual(sum(tally(part).calls for part in parts), tally(whole).calls)
 
     def test_names_are_values_never_statements(self):
         odd = ["'; DROP TABLE billing_dailyspend; --", '"', "\\", "%s", "{}"]
