@@ -9,6 +9,7 @@ from django.core.management import call_command
 
 from billing.models import JournalCheckpoint, ReconcileRun
 from billing.partitions import ensure_partitions
+from billing.price_sync import sync_if_automatic
 from billing.reconciliation import compare, record
 from customers.api.idempotency import forget_answers
 from customers.models import Change
@@ -42,3 +43,9 @@ def reconcile(**_: Any) -> None:
     if found.differences:
         logger.error("%d rows differ from the log: run manage.py reconcile", found.differences)
     ReconcileRun.objects.filter(started_at__lt=now - _KEEP_RECONCILE_RUNS).delete()
+
+
+@shared_task(ignore_result=True)
+def sync_prices(**_: Any) -> None:
+    """Follow the cost map, where `manage.py sync_prices --auto on` said so."""
+    sync_if_automatic(at=datetime.now(UTC))

@@ -13,6 +13,7 @@ from billing.models.daily_spend import (
 from billing.models.hold import Hold
 from billing.models.journal_checkpoint import Installation, JournalCheckpoint
 from billing.models.price import Price
+from billing.models.price_sync import PriceSync
 from billing.models.spend_log import SpendLog
 from billing.models.spend_total import HolderType, SpendTotal
 from billing.models.typical_output import TypicalOutput
@@ -28,6 +29,7 @@ __all__ = [
     "Installation",
     "JournalCheckpoint",
     "Price",
+    "PriceSync",
     "ReconcileRun",
     "SpendLog",
     "SpendTotal",
