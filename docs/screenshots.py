@@ -65,6 +65,21 @@ for _ in range(3):
 TAGS = ("project:web-app", "project:api-v2", "team:backend", "env:production", "env:staging")
 
 
+SEED = ("seed_demo", "--rows", "60000", "--customers", "400", "--days", "60", "--yes")
+DARK = "--blink-settings=preferredColorScheme=0"
+USAGE = (
+    ("usage", "/admin/usage/", "1400,1250"),
+    ("usage-customers", "/admin/usage/customers/?compare=previous", "1400,1500", DARK),
+    ("usage-customer", "/admin/usage/?customer=customer-000001&period=7d", "1400,1500"),
+    (
+        "usage-compared",
+        "/admin/usage/customers/?customer=customer-000001&customer=customer-000004&compare=customers",
+        "1400,1350",
+    ),
+    ("usage-narrow", "/admin/usage/customers/?period=7d", "500,1300"),
+)
+
+
 def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -98,6 +113,12 @@ def main() -> None:
             ("logs-narrow", "/admin/billing/spendlog/", "500,900"),
         ):
             _photograph(chromium, path, TARGET / f"{name}.png", size)
+            print(f"docs/screenshots/{name}.png")
+        # Last, since the pages above are to show few rows: two months of calls, and proof of their sums.
+        subprocess.run([*manage, *SEED], env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*manage, "reconcile"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        for name, path, size, *flags in USAGE:
+            _photograph(chromium, path, TARGET / f"{name}.png", size, *flags)
             print(f"docs/screenshots/{name}.png")
     finally:
         server.terminate()
@@ -189,14 +210,14 @@ def _relay(cookie: str) -> http.server.ThreadingHTTPServer:
     return http.server.ThreadingHTTPServer(("127.0.0.1", RELAY_PORT), Relay)
 
 
-def _photograph(chromium: str, path: str, target: Path, size: str) -> None:
+def _photograph(chromium: str, path: str, target: Path, size: str, *flags: str) -> None:
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         subprocess.run(
             [
                 chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--hide-scrollbars", f"--user-data-dir={profile}", f"--window-size={size}",
+                *flags, "--hide-scrollbars", f"--user-data-dir={profile}", f"--window-size={size}",
                 "--virtual-time-budget=4000", f"--screenshot={target}", f"http://127.0.0.1:{RELAY_PORT}{path}",
             ],
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ LOOK_BACK = timedelta(days=7)
 # What an index leads with, or bounds. Any other filter reads call after call until
 # the page is full, which for a rare one is all of them.
 _INDEXED = {"customer", "key__id__exact", "team__id__exact", "model", "status__exact", "tag", "q"}
-_UNINDEXED = {"user", "usage", "streamed__exact"}
+_UNINDEXED = {"user", "usage", "streamed__exact", "client_tool"}
 _BOUNDS = {"started_at_from", "started_at_to"}
 
 

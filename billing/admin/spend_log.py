@@ -68,6 +68,10 @@ class ModelFilter(ExactTextFilter):
     title, parameter_name, column = "model, exactly", "model", "model"
 
 
+class ClientToolFilter(ExactTextFilter):
+    title, parameter_name, column = "client tool, exactly", "client_tool", "client_tool"
+
+
 class TagFilter(ExactTextFilter):
     title, parameter_name = "tag, exactly", "tag"
 
@@ -131,6 +135,7 @@ class SpendLogAdmin(LedgerAdmin):
         UserFilter,
         ModelFilter,
         TagFilter,
+        ClientToolFilter,
         ("status", ChoicesDropdownFilter),
         UsageFilter,
         ("started_at", StartedFilter),
