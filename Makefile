@@ -71,5 +71,12 @@ $(VENV)/dev.installed: requirements/dev.txt | $(VENV)/bin/python
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@ $(VENV)/run.installed
 
+browser: var/browser/axe.min.js  ## Fetch axe-core, with which the tests in a browser check accessibility. Needs npm.
+
+AXE := axe-core@4.14.1
+var/browser/axe.min.js:
+	@mkdir -p var/browser
+	cd var/browser && npm pack --silent $(AXE) && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js package/LICENSE && rm axe-core-*.tgz && touch axe.min.js
+
 screenshots: $(VENV)/run.installed  ## Take the screenshots of docs/ with headless Chromium.
 	$(BIN)/python docs/screenshots.py

@@ -6,12 +6,15 @@ environment, else the one on its standard local port, else none.
 """
 
 import os
+import shutil
 from functools import lru_cache
+from pathlib import Path
 
 import psycopg
 import redis
 from django.conf import settings
 
+_AXE = Path(__file__).resolve().parent.parent / "var" / "browser" / "axe.min.js"
 _REDIS_URL = "redis://127.0.0.1:6379/15"  # the last of its databases: no one's favourite
 
 
@@ -27,18 +30,30 @@ def redis_url() -> str:
     return url
 
 
+def chromium() -> str:
+    """Return where Chromium is installed, or "" where it is not."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), "")
+
+
+def axe() -> Path | None:
+    """Return the script that checks pages for accessibility, if `make browser` has fetched it."""
+    return _AXE if _AXE.exists() else None
+
+
 def is_postgresql() -> bool:
     return settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
 
 
 def description() -> str:
     """Say what the run used, e.g. `PostgreSQL 15 (127.0.0.1:5432), Redis 7`."""
-    return f"{_database()}, {_redis()}"
+    browser = "" if chromium() else ", no Chromium"
+    return f"{_database()}, {_redis()}{browser}"
 
 
 def missing(required: str) -> list[str]:
-    """Return which of the services named in `required` ("postgresql redis") this run lacks."""
-    found = {"postgresql": is_postgresql, "redis": redis_url}
+    """Return which of what is named in `required` ("postgresql redis chromium axe") this run lacks."""
+    found = {"postgresql": is_postgresql, "redis": redis_url, "chromium": chromium, "axe": axe}
     unknown = set(required.split()) - set(found)
     if unknown:
         raise ValueError(f"CI_REQUIRES: unknown services {sorted(unknown)}; known are {sorted(found)}")
