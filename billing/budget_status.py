@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.utils import timezone
 
-from billing.admin.bars import Holder, allowances, bars_now
+from billing.budget_bars import Holder, allowances, bars_now
 from billing.models import HolderType, SpendTotal
 from billing.periods import ensure_periods
 from customers.models import Budget

@@ -34,7 +34,7 @@ import random
 
 from django.utils import timezone
 
-from billing.admin.bars import allowances
+from billing.budget_bars import allowances
 from billing.periods import start_afresh
 from customers.models import Budget, Customer
 from tests.billing.budgets import admitted, settle

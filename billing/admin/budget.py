@@ -24,14 +24,14 @@ from billing.admin.attached import (
     of_holders,
     with_holder_counts,
 )
-from billing.admin.bars import Allowance, Holder, allowances, bars_now, tightest
 from billing.admin.naming import holder_link, key_names
 from billing.admin.overspend import overspend_of
+from billing.budget_bars import Allowance, Holder, allowances, bars_now, tightest
 from billing.models import BudgetPeriod, SpendTotal
 from billing.periods import PeriodKey, ensure_periods, start_afresh
 from customers.admin.budget import BudgetAdmin
-from customers.admin.display import EMPTY, count
 from customers.models import Budget
+from customers.words import EMPTY, count
 
 SHOWN_HOLDERS = 20
 MOST_AFRESH = 2_000  # periods: a save in one transaction, which bookings for their holders wait for

@@ -6,8 +6,9 @@ from typing import Any
 from django.utils.html import format_html
 
 from billing.models import SpendLog
-from customers.admin.display import EMPTY, badge, count, link_to, moment, usd
+from customers.admin.display import badge, link_to, moment
 from customers.models import Customer, VirtualKey
+from customers.words import EMPTY, count, usd
 
 STATUS_KINDS = {
     SpendLog.Status.SUCCESS: "success",

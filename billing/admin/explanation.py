@@ -8,8 +8,9 @@ from django.utils.http import urlencode
 
 from billing.models import Price, SpendLog
 from billing.pricing import CostPart, resolve
-from customers.admin.display import count, link_to, moment, usd
+from customers.admin.display import link_to, moment
 from customers.money import from_nano
+from customers.words import count, usd
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.http import HttpRequest, HttpResponse
 
-from billing.admin.bars import Holder
 from billing.admin.budgeted import BudgetedMixin
+from billing.budget_bars import Holder
 from billing.models import HolderType
 from billing.models.spend_total import GATEWAY_ID
 from customers.admin.gateway import GatewayLimitsAdmin

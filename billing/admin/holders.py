@@ -18,14 +18,14 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 
-from billing.admin.bars import Holder
 from billing.admin.budgeted import LOG_FILTERS, BudgetedMixin
 from billing.admin.calls import calls_table
 from billing.admin.naming import UuidText
+from billing.budget_bars import Holder
 from billing.models import HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import team_member_id
 from customers.admin.customer import CustomerAdmin
-from customers.admin.display import EMPTY, count, link_to, moment, usd
+from customers.admin.display import link_to, moment
 from customers.admin.key import VirtualKeyAdmin
 from customers.admin.paging import CappedChangeList
 from customers.admin.tag import TagAdmin
@@ -33,6 +33,7 @@ from customers.admin.team import TeamAdmin
 from customers.admin.user import UserAdmin
 from customers.models import Customer, GatewayLimits, Tag, Team, User, VirtualKey
 from customers.money import UsdField
+from customers.words import EMPTY, count, usd
 
 RECENT_CALLS = 20
 

@@ -5,8 +5,9 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 
 from billing.models import HolderType, JournalCheckpoint, SpendTotal
 from customers.admin.common import LedgerAdmin
-from customers.admin.display import count, moment, usd
+from customers.admin.display import moment
 from customers.admin.paging import CappedAdminMixin
+from customers.words import count, usd
 
 
 @admin.register(SpendTotal)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from django.db.models import Case, Count, ExpressionWrapper, F, Max, Q, QuerySet, Sum, When
 
 from billing.models import BudgetPeriod, HolderType
-from customers.admin.display import count, usd
 from customers.money import UsdField
+from customers.words import count, usd
 
 COUNTED_PERIODS = 100_000  # the latest; some 50 ms
 

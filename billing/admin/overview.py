@@ -21,7 +21,7 @@ from billing.admin.calls import calls_table
 from billing.admin.overspend import overspend_of
 from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
-from customers.admin.display import count, usd
+from customers.words import count, usd
 
 LATEST_CALLS = 10
 ADDED_UP_CALLS = 20_000  # some 20 ms

@@ -17,7 +17,8 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter
 from billing.models import Price
 from billing.models.price import RATE_FIELDS
 from customers.admin.common import GatewayAdmin, LedgerAdmin
-from customers.admin.display import EMPTY, moment, usd
+from customers.admin.display import moment
+from customers.words import EMPTY, usd
 
 
 def _rate_column(name: str, description: str) -> Any:

@@ -18,7 +18,8 @@ from django.utils.safestring import SafeString
 from billing.admin.naming import holder_link
 from billing.models import HolderType, SpendLog
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, team_member_id
-from customers.admin.display import moment, usd
+from customers.admin.display import moment
+from customers.words import usd
 
 # Rate limits name scopes in LiteLLM's words.
 _LITELLM_SCOPES = {"api_key": HolderType.KEY, "end_user": HolderType.CUSTOMER}

@@ -16,14 +16,14 @@ from typing import NamedTuple
 from django.conf import settings
 
 from billing.admin.attached import biggest
-from billing.admin.bars import Allowance, allowances
 from billing.admin.naming import holder_link, key_names
+from billing.budget_bars import Allowance, allowances
 from billing.bulk import microseconds
 from billing.models import HolderType, SpendLog
-from customers.admin.display import count
 from customers.durations import CurrentPeriods, period_of
 from customers.ids import first_uuid7_at
 from customers.models import Budget
+from customers.words import count
 
 DAYS = 30
 MOST_HOLDERS = 20

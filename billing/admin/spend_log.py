@@ -33,9 +33,10 @@ from billing.admin.keyset import KeysetChangeList
 from billing.admin.refusal import explain_refusal
 from billing.models import SpendLog
 from customers.admin.common import LedgerAdmin
-from customers.admin.display import EMPTY, badge, link_to, moment, usd
+from customers.admin.display import badge, link_to, moment
 from customers.models import Team, User
 from customers.text import is_clean_id
+from customers.words import EMPTY, usd
 
 
 class ExactTextFilter(TextFilter):

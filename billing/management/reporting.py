@@ -12,7 +12,6 @@ import msgspec
 from django.conf import settings
 
 from billing.admin.naming import key_names
-from billing.admin.usage.words import percent, span
 from billing.management.tables import (
     NAME,
     NONE,
@@ -28,8 +27,9 @@ from billing.management.tables import (
 from billing.models import HolderType
 from billing.models.spend_total import MASTER_KEY_ID
 from billing.reports import Dimension, Filters, Tally, grouped, tally
-from customers.admin.display import usd
+from billing.words import percent, span
 from customers.money import from_nano
+from customers.words import usd
 
 # Those that a call may be without: their line is shown even where it is empty.
 _OPTIONAL = ("customer", "team", "user", "tag")

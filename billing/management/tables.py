@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from billing.admin.usage.export import spreadsheet_safe
-from billing.admin.usage.words import percent
 from billing.reports import Tally
-from customers.admin.display import count, usd
+from billing.spreadsheets import spreadsheet_safe
+from billing.words import percent
 from customers.money import from_nano, plain_usd
+from customers.words import count, usd
 
 # Kinds of lines.
 NAME, PART, REST, NONE, TOTAL = "name", "part", "rest", "none", "total"

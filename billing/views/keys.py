@@ -17,8 +17,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.adjustments import initial_spend
-from billing.admin.bars import Holder, bars_now
 from billing.admin.naming import UuidText
+from billing.budget_bars import Holder, bars_now
 from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType, SpendTotal
 from billing.periods import start_afresh

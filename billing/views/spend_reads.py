@@ -18,8 +18,8 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.admin.bars import Holder, bars_now
 from billing.admin.naming import UuidText
+from billing.budget_bars import Holder, bars_now
 from billing.models import HolderType, SpendTotal
 from billing.periods import start_afresh
 from billing.reports import Dimension, Filters, Tally, grouped, ranked, tally

@@ -15,7 +15,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.admin.bars import allowances
+from billing.budget_bars import allowances
 from billing.budget_status import Spending, prepare_periods, spending_of
 from billing.models import HolderType
 from billing.models.spend_total import team_member_id

@@ -10,10 +10,11 @@ from unfold.contrib.filters.admin import ChoicesRadioFilter, DropdownFilter, Ran
 
 from customers.admin.changes import action_badge, differences_table, kinds, object_link, summary, who
 from customers.admin.common import LedgerAdmin
-from customers.admin.display import EMPTY, moment
+from customers.admin.display import moment
 from customers.admin.paging import CappedAdminMixin
 from customers.models import AuditLog
 from customers.text import is_clean_id
+from customers.words import EMPTY
 
 
 class KindFilter(DropdownFilter):

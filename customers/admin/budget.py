@@ -3,8 +3,8 @@
 from django.contrib import admin
 
 from customers.admin.common import GatewayAdmin
-from customers.admin.display import count, usd
 from customers.models import Budget
+from customers.words import count, usd
 
 
 class BudgetAdmin(GatewayAdmin):

@@ -20,9 +20,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator, capfirst
 
-from customers.admin.display import EMPTY, badge, link_to, moment, usd
+from customers.admin.display import badge, link_to, moment
 from customers.models import AuditLog, TrackedModel
 from customers.money import UsdField
+from customers.words import EMPTY, usd
 
 _ACTION_KINDS = {"created": "success", "updated": "info", "deleted": "danger"}
 _SHOWN_IN_LIST = 3  # changed fields

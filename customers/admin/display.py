@@ -1,7 +1,6 @@
-"""How the admin writes things: amounts, times, badges, links. Everything is escaped."""
+"""How the admin writes things: times, badges, links. Everything is escaped."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from django.contrib.admin.utils import quote
@@ -11,22 +10,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from customers.money import plain_usd
-
-EMPTY = "-"
-
-
-def usd(amount: Decimal | int | None) -> str:
-    """Write an exact amount with two decimals or as many as it has: `$12.50`, `$0.001112`."""
-    if amount is None:
-        return EMPTY
-    sign = "-" if amount < 0 else ""
-    whole, _, places = plain_usd(abs(Decimal(amount))).partition(".")
-    return f"{sign}${int(whole):,}.{places.ljust(2, '0')}"
-
-
-def count(number: int | None) -> str:
-    return EMPTY if number is None else f"{number:,}"
+from customers.words import EMPTY
 
 
 def moment(at: datetime | None) -> str:

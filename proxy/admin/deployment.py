@@ -5,7 +5,8 @@ from unfold.contrib.filters.admin import BooleanRadioFilter
 
 from billing.models import Price
 from customers.admin.common import GatewayAdmin
-from customers.admin.display import link_to, usd
+from customers.admin.display import link_to
+from customers.words import usd
 from proxy.models import Deployment, Upstream
 
 

@@ -13,9 +13,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing.admin.attached import holders_text, is_held, of_holders, with_holder_counts
-from billing.admin.bars import Allowance, Bar, Holder, allowances, bars_now
 from billing.admin.overspend import overspend_of
 from billing.admin.replay import replay
+from billing.budget_bars import Allowance, Bar, Holder, allowances, bars_now
 from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
 from billing.periods import PeriodKey, ensure_periods, start_afresh

@@ -17,13 +17,12 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from billing import reports
-from billing.admin.usage import words
+from billing import reports, words
 from billing.admin.usage.cards import points
-from billing.admin.usage.export import spreadsheet_safe
 from billing.admin.usage.filters import Asked, BadAddress, default, read
 from billing.admin.usage.tabs import OVERVIEW, TABS
 from billing.models import BudgetPeriod, ReconcileRun
+from billing.spreadsheets import spreadsheet_safe
 from billing.usage import Usage
 from customers.models import Budget, Customer, Tag, Team, User
 from customers.services import create_key

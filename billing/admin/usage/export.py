@@ -1,8 +1,7 @@
 """
 Exports: the table of a usage page as CSV or JSON, all its pages, in the order and with the filters shown.
 
-Amounts are exact decimals; a dash on the page is an empty field here. A spreadsheet takes
-a cell that begins with = + - @ for a formula: such texts get a quote in front.
+Amounts are exact decimals; a dash on the page is an empty field here.
 """
 
 import csv
@@ -17,11 +16,11 @@ from django.http import HttpResponse
 from billing.admin.usage.filters import Asked
 from billing.admin.usage.tables import Line, Table
 from billing.admin.usage.tabs import Tab
+from billing.spreadsheets import spreadsheet_safe
 from customers.money import plain_usd
 
 MOST_LINES = 50_000
 FORMATS = ("csv", "json")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _PLACES = 9  # of a rate: as an amount
 
 
@@ -79,17 +78,6 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
     writer.writerow(records[0])
     writer.writerows([spreadsheet_safe(value) for value in record.values()] for record in records)
     return out.getvalue()
-
-
-def spreadsheet_safe(value: Any) -> Any:
-    """Return a cell that no spreadsheet computes. Numbers stay numbers, negative ones too."""
-    if not isinstance(value, str) or not value.startswith(_FORMULA) or _is_number(value):
-        return value
-    return f"'{value}"
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").replace(".", "", 1).isdecimal()
 
 
 def _json(asked: Asked, tab: Tab, records: Sequence[dict[str, Any]]) -> str:

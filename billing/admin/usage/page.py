@@ -19,7 +19,7 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
-from billing.admin.usage import words
+from billing import words
 from billing.admin.usage.cards import Summary, cards, summary_of
 from billing.admin.usage.charts import chart, stack_links
 from billing.admin.usage.export import FORMATS, MOST_LINES, export
@@ -30,8 +30,8 @@ from billing.models import ReconcileRun, TagSetMember
 from billing.models.spend_total import MASTER_KEY_ID
 from billing.reports import Dimension, Figures, Filters, by, less, one_instant, ranked
 from billing.usage import BUCKETS, Usage
-from customers.admin.display import count, usd
 from customers.models import Customer, Team, User, VirtualKey
+from customers.words import count, usd
 
 _FILTER_LABELS = {
     "customer": "Customer",

@@ -20,13 +20,13 @@ from django.db.models import Q
 from django.urls import reverse
 from django.utils.http import urlencode
 
-from billing.admin.bars import Bar, bars_now, tightest
+from billing import words
 from billing.admin.budgeted import LOG_FILTERS
 from billing.admin.naming import MODELS
-from billing.admin.usage import words
 from billing.admin.usage.cards import Summary, points
 from billing.admin.usage.filters import CUSTOM, FIELDS, OPTIONAL, Asked
 from billing.admin.usage.tabs import OVERVIEW, Tab
+from billing.budget_bars import Bar, bars_now, tightest
 from billing.models import HolderType
 from billing.models.spend_total import MASTER_KEY_ID
 from billing.reports import (
@@ -43,8 +43,8 @@ from billing.reports import (
     ranked,
     untagged,
 )
-from customers.admin.display import EMPTY, count, usd
 from customers.models import Customer, Team, User, VirtualKey
+from customers.words import EMPTY, count, usd
 
 PER_PAGE = 25
 _MOST_ALIKE = 1_000  # names that a search finds besides

@@ -7,14 +7,14 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from billing.admin.bars import Bar, Holder, bars_now
+from billing.budget_bars import Bar, Holder, bars_now
 from billing.management.asking import WithExamples, add_days, add_forms, filters_of
 from billing.management.reporting import by_dimension, document, told, unattributed
 from billing.management.tables import as_csv, as_json, as_text, printable, records
 from billing.models import HolderType, SpendTotal
 from billing.reports import one_instant
-from customers.admin.display import count, usd
 from customers.models import Customer, User
+from customers.words import count, usd
 
 _EXAMPLES = """examples:
   manage.py user_spend --user-id alice              an internal user, the last 30 days

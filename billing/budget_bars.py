@@ -20,11 +20,11 @@ from django.db.models import Count, Q
 
 from billing.models import BudgetPeriod, Hold
 from billing.periods import PeriodKey
-from customers.admin.display import count, usd
 from customers.durations import Duration, period_of
 from customers.model_limits import ModelLimit
 from customers.models import Budget
 from customers.money import from_nano
+from customers.words import count, usd
 
 _ZERO = Decimal(0)
 _ALL_TIME = "all"  # the window of a budget without a duration

@@ -8,7 +8,7 @@ A rate is rounded down, so that 100 % is all of them.
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from customers.admin.display import EMPTY
+from customers.words import EMPTY
 
 _LARGE = ((Decimal(10) ** 9, "B"), (Decimal(10) ** 6, "M"), (Decimal(10) ** 3, "k"))
 MINUS = "\N{MINUS SIGN}"
