@@ -1,12 +1,14 @@
 """
-The hold desk: the one thread of a web process that asks the database for holds.
+The hold desk: where the calls of a web process get their holds.
 
-    event loop: await desk.admit(ask) ─► queue ─► thread: one transaction for all that wait
+    await desk.admit(ask) ─► line (hold_line.py): one statement for all that wait, if they fit
+                          └► queue ─► thread: one transaction for all that wait, whatever they ask
 
 A call that comes alone is asked for at once. Where several come together, each next
-transaction waits a few milliseconds for more: one transaction for twenty calls costs
-little more than for one. The desk renews the leases of its process, and gives back what was granted to a call
-that no longer waits. While the database is away it says so at once; when it is back,
+batch waits a few milliseconds for more: twenty calls cost little more than one. The line
+is PostgreSQL's, and takes the usual case. The thread does all the rest: it renews the
+leases of its process, gives back what was granted to a call that no longer waits, and
+opens the line. While the database is away the desk says so at once; when it is back,
 leases are renewed and the journal is drained before anybody is admitted (H1).
 """
 
@@ -17,13 +19,14 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from billing import holds
-from billing.holds import Ask, Granted, Refused
+from billing.hold_line import HoldLine, LineBroken, Rows
+from billing.holds import Ask, Granted, Refused, Together
 from billing.periods import KnownPeriods
 from billing.write_turn import WriteTurn
 
@@ -37,6 +40,8 @@ _IDLE_SECONDS = 0.5
 _HANGS_SECONDS = 4.0  # longer than its own timeouts let a living database take (holds.py)
 _GATHER_SECONDS = 0.003  # for more asks, where the last batch had at least so many:
 _GATHER_FROM = 3
+_LINE_SECONDS = 5.0  # between attempts to open a line
+_LOCK_TIMEOUT = "55P03"
 
 Decision = Granted | Refused
 
@@ -77,9 +82,22 @@ class HoldDesk(threading.Thread):
         self._last_size = 0
         self._has_granted = False
         self._is_recovering = False
+        self._has_stopped = False
         self._busy_since: float | None = None
-        self._asking: set[asyncio.Future[Decision]] = set()  # the event loop's
         self.last_error: str | None = None
+        # The event loop's:
+        self._asking: set[asyncio.Future[Decision]] = set()
+        self._line: HoldLine | None = None
+        self._gathered: list[_Waiting] = []
+        self._is_gathering = False
+        self._last_on_line = 0
+        self._on_line: list[_Waiting] = []  # being decided
+        self._on_line_since = 0.0
+        # The thread's:
+        self._has_line = (
+            connection.vendor != "postgresql"
+        )  # or needs none; the event loop says when it is lost
+        self._open_line_at = 0.0
 
     async def admit(self, ask: Ask) -> Decision:
         """Return what becomes of a call. Raises: HoldsAway. Cancelled, it holds nothing."""
@@ -87,7 +105,7 @@ class HoldDesk(threading.Thread):
             raise HoldsAway("The database does not answer.")
         future: asyncio.Future[Decision] = self._loop.create_future()
         self._asking.add(future)
-        self._queue.put(_Waiting(ask, future))
+        self._put(_Waiting(ask, future))
         try:
             return await future
         finally:
@@ -98,16 +116,112 @@ class HoldDesk(threading.Thread):
         if self._hangs():
             self._is_recovering = True
             self.last_error = TimeoutError.__name__
+            if self._on_line:
+                self._lose_line(HoldsAway("The database does not answer."))
             for future in [future for future in self._asking if not future.done()]:
                 future.set_exception(HoldsAway("The database does not answer."))
 
     def _hangs(self) -> bool:
+        now = time.monotonic()
+        if self._on_line and now - self._on_line_since > _HANGS_SECONDS:
+            return True
         busy_since = self._busy_since
-        return busy_since is not None and time.monotonic() - busy_since > _HANGS_SECONDS
+        return busy_since is not None and now - busy_since > _HANGS_SECONDS
+
+    # -- the line: in the event loop -----------------------------------------------------
+
+    def _put(self, waiting: _Waiting) -> None:
+        if self._line is None or self._is_recovering:
+            self._queue.put(waiting)
+            return
+        self._gathered.append(waiting)
+        if not self._on_line and not self._is_gathering:
+            self._gather()
+
+    def _gather(self) -> None:
+        self._is_gathering = True
+        if self._last_on_line >= _GATHER_FROM:
+            self._loop.call_later(_GATHER_SECONDS, self._ask_line)
+        else:
+            self._loop.call_soon(self._ask_line)
+
+    def _ask_line(self) -> None:
+        """Have the line decide all that wait, or leave them to the thread."""
+        self._is_gathering = False
+        batch, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
+        self._last_on_line = len(batch)
+        batch = [waiting for waiting in batch if not waiting.future.done()]
+        together = self._together([waiting.ask for waiting in batch])
+        if together is None:
+            self._leave_to_thread(batch)
+            return
+        assert self._line is not None
+        self._on_line, self._on_line_since = batch, time.monotonic()
+        self._line.ask(together.parameters, lambda answer: self._line_answered(batch, together, answer))
+
+    def _together(self, asks: list[Ask]) -> Together | None:
+        if not asks or self._line is None or not self._line.is_open or self._is_recovering:
+            return None
+        rows = holds.known_rows(asks, self._known)
+        return None if rows is None else Together.of(asks, rows, self._lease_s)
+
+    def _line_answered(self, batch: list[_Waiting], together: Together, answer: Rows | Exception) -> None:
+        self._on_line = []
+        if isinstance(answer, LineBroken):
+            # The answer to the commit may be what was lost.
+            self._to_release.update(waiting.ask.call_id for waiting in batch)
+            self._is_recovering = True
+            self.last_error = type(answer).__name__
+            logger.error("holds cannot be made: %s", answer)
+            self._lose_line(HoldsAway(str(answer)), batch)
+            return
+        decisions = [] if isinstance(answer, Exception) else together.decisions(answer)
+        if not decisions:
+            self._leave_to_thread(batch)
+            return
+        self._resolve(list(zip(batch, decisions, strict=True)))
+        if self._gathered:
+            self._gather()
+
+    def _leave_to_thread(self, batch: list[_Waiting]) -> None:
+        for waiting in batch:
+            self._queue.put(waiting)
+        if self._line is not None and not self._line.is_open:
+            self._lose_line()
+        if self._gathered:
+            self._gather()
+
+    def _lose_line(self, error: HoldsAway | None = None, batch: Sequence[_Waiting] | None = None) -> None:
+        """Go on without a line until there is a new one. error: what those are told that it decides."""
+        batch = self._on_line if batch is None else batch
+        self._to_release.update(waiting.ask.call_id for waiting in batch)
+        self._on_line = []
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+        self._has_line = False
+        if error is not None:
+            self._resolve([(waiting, error) for waiting in batch])
+        gathered, self._gathered = self._gathered, []
+        for waiting in gathered:
+            self._queue.put(waiting)
+
+    def _use_line(self, line: HoldLine) -> None:
+        if self._line is not None or self._has_stopped:
+            line.close()
+            return
+        line.watch(self._loop)
+        self._line = line
 
     def stop(self) -> None:
+        self._has_stopped = True
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._hang_up)
         self._queue.put(None)
         self.join(timeout=10)
+
+    def _hang_up(self) -> None:
+        self._lose_line(HoldsAway("The gateway is shutting down."))
 
     # -- the thread ------------------------------------------------------------------
 
@@ -159,6 +273,12 @@ class HoldDesk(threading.Thread):
 
     def _admit(self, asks: list[Ask]) -> list[Decision]:
         with self._turn.of_admission():
+            try:
+                return holds.admit(asks, lease_s=self._lease_s, known=self._known)
+            except OperationalError as error:
+                if getattr(error.__cause__, "sqlstate", None) != _LOCK_TIMEOUT:
+                    raise
+            # The database answers, somebody just keeps a row for long: it is not away yet.
             return holds.admit(asks, lease_s=self._lease_s, known=self._known)
 
     def _failed(self, batch: list[_Waiting], error: Exception) -> None:
@@ -223,6 +343,25 @@ class HoldDesk(threading.Thread):
                 self._renew()
         except Exception as error:
             self._note_away(error)
+        self._open_line()
+
+    def _open_line(self) -> None:
+        """Open a line where there is none, once it is known that calls of this process hold."""
+        if self._has_line or not self._has_granted or self._is_recovering or self._has_stopped:
+            return
+        if time.monotonic() < self._open_line_at:
+            return
+        self._open_line_at = time.monotonic() + _LINE_SECONDS
+        try:
+            line = HoldLine()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("holds are asked for by a thread alone, no second connection: %s", error)
+            return
+        self._has_line = True
+        try:
+            self._loop.call_soon_threadsafe(self._use_line, line)
+        except RuntimeError:  # the loop has ended
+            line.close()
 
     def _renew(self) -> None:
         with self._turn.of_admission():

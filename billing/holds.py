@@ -236,47 +236,83 @@ def _admit_all(
     Optimization: nearly every batch fits, and then one statement does what takes a
     transaction of four. It locks, decides and writes the same rows in the same order.
     """
-    if connection.vendor != "postgresql" or any(ask.max_units for ask in asks):
+    together = Together.of(asks, rows, lease_s) if connection.vendor == "postgresql" else None
+    if together is None:
         return []
-    sums: dict[int, list[Any]] = {}  # period id → amount, limit, end, whether it counts the charge
-    for ask, found in zip(asks, rows, strict=True):
-        for claim, row in zip(ask.claims, found, strict=True):
-            known = sums.get(row.id)
-            if known is None:
-                end = None if row.ends_us == float("inf") else timestamp(int(row.ends_us))
-                sums[row.id] = [ask.amount_nano, claim.limit_nano, end, claim.period.is_charged]
-            else:
-                known[0] += ask.amount_nano
-                known[1] = min(known[1], claim.limit_nano)
-    if not sums:
-        return []
-    everyone = [Granted(ask.amount_nano, 0, ()) for ask in asks]
-    parameters = [
-        *given(_SUM_COLUMNS, [(period_id, *each) for period_id, each in sums.items()]).parameters,
-        array(sorted(sums)),
-        len(sums),
-        lease_s,
-        *given(_HOLD_COLUMNS, _holds_of(asks, rows, everyone)).parameters,
-    ]
     _be_impatient()
     # One statement is a transaction; within another (a test's) it must be undone alone.
     alone = transaction.atomic() if connection.in_atomic_block else contextlib.nullcontext()
     with alone, connection.cursor() as cursor:
-        found_rows = prepared(cursor, _ADMIT_ALL, parameters).fetchall()
-    if not found_rows or not found_rows[0][0]:
-        return []
-    spent = {period_id: (cost, charge) for _, period_id, cost, charge in found_rows}
-    return [
-        Granted(
-            ask.amount_nano,
-            0,
-            tuple(
-                spent[row.id][1 if claim.period.is_charged else 0]
-                for claim, row in zip(ask.claims, found, strict=True)
-            ),
-        )
-        for ask, found in zip(asks, rows, strict=True)
-    ]
+        return together.decisions(prepared(cursor, ADMIT_TOGETHER, together.parameters).fetchall())
+
+
+class Together(NamedTuple):
+    """Asks that are admitted in one statement, `ADMIT_TOGETHER`, or not by it. PostgreSQL only."""
+
+    asks: Sequence[Ask]
+    rows: Sequence[Sequence[KnownPeriod]]
+    parameters: list[Any]
+
+    @classmethod
+    def of(
+        cls, asks: Sequence[Ask], rows: Sequence[Sequence[KnownPeriod]], lease_s: float
+    ) -> "Together | None":
+        """Return None where the statement does not do: what a call is granted depends on its budgets."""
+        if any(ask.max_units for ask in asks):
+            return None
+        sums: dict[int, list[Any]] = {}  # period id → amount, limit, end, whether it counts the charge
+        for ask, found in zip(asks, rows, strict=True):
+            for claim, row in zip(ask.claims, found, strict=True):
+                known = sums.get(row.id)
+                if known is None:
+                    end = None if row.ends_us == float("inf") else timestamp(int(row.ends_us))
+                    sums[row.id] = [ask.amount_nano, claim.limit_nano, end, claim.period.is_charged]
+                else:
+                    known[0] += ask.amount_nano
+                    known[1] = min(known[1], claim.limit_nano)
+        if not sums:
+            return None
+        everyone = [Granted(ask.amount_nano, 0, ()) for ask in asks]
+        periods = [(period_id, *each) for period_id, each in sums.items()]
+        parameters = [
+            *map(array, zip(*periods, strict=True)),
+            array(sorted(sums)),
+            len(sums),
+            lease_s,
+            *map(array, zip(*_holds_of(asks, rows, everyone), strict=True)),
+        ]
+        return cls(asks, rows, parameters)
+
+    def decisions(self, found: Sequence[Sequence[Any]]) -> list[Granted | Refused]:
+        """Return what became of the asks; nothing where they did not fit. found: the statement's rows."""
+        if not found or not found[0][0]:
+            return []
+        spent = {period_id: (cost, charge) for _, period_id, cost, charge in found}
+        return [
+            Granted(
+                ask.amount_nano,
+                0,
+                tuple(
+                    spent[row.id][1 if claim.period.is_charged else 0]
+                    for claim, row in zip(ask.claims, rows, strict=True)
+                ),
+            )
+            for ask, rows in zip(self.asks, self.rows, strict=True)
+        ]
+
+
+def known_rows(asks: Sequence[Ask], known: KnownPeriods) -> list[list[KnownPeriod]] | None:
+    """Return the row of each claim of each ask; None where one has to be looked up. Makes no query."""
+    rows = []
+    for ask in asks:
+        found = []
+        for claim in ask.claims:
+            row = known.find(claim.period, ask.started_us)
+            if row is None:
+                return None
+            found.append(row)
+        rows.append(found)
+    return rows
 
 
 _SUM_COLUMNS = (
@@ -303,7 +339,7 @@ def _arrays(columns: Sequence[tuple[str, str]]) -> str:
 
 _HOLD_NAMES = ", ".join(name for _, name in _HOLD_COLUMNS)
 _SPENT = "CASE WHEN given.is_charged THEN locked.spent_charge ELSE locked.spent_cost END + locked.provisional"
-_ADMIT_ALL = f"""
+ADMIT_TOGETHER = f"""
 WITH given AS MATERIALIZED (SELECT * FROM {_arrays(_SUM_COLUMNS)}),
 locked AS MATERIALIZED (
     SELECT id, ends_at, spent_cost, spent_charge, held, provisional FROM billing_budgetperiod
@@ -341,20 +377,25 @@ def _admit(
 
 
 def _be_impatient() -> None:
-    """Have this thread's connection wait for no lock for long: callers do wait (H10)."""
+    """Have this thread's connection wait for no lock for long."""
     if connection.vendor != "postgresql":
         return
     connection.ensure_connection()
     if getattr(connection, _IMPATIENT, None) is not connection.connection:
         # Optimization: once for each connection, not in each transaction.
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false), "
-                # These plans never depend on the values, and making one takes longer than it runs.
-                "set_config('plan_cache_mode', 'force_generic_plan', false)",
-                [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
-            )
+        make_impatient(connection)
         setattr(connection, _IMPATIENT, connection.connection)
+
+
+def make_impatient(connection: Any) -> None:
+    """Have a connection of Django's wait for no lock for long: callers do wait (H10)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false), "
+            # These plans never depend on the values, and making one takes longer than it runs.
+            "set_config('plan_cache_mode', 'force_generic_plan', false)",
+            [_LOCK_TIMEOUT, _STATEMENT_TIMEOUT],
+        )
 
 
 def _locked_balances(cursor: Any, rows: dict[int, KnownPeriod]) -> dict[int, Balance]:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 from django.db import Error as DatabaseError
@@ -79,6 +80,7 @@ class Callers:
         self._hard_life_s = hard_life_s
         self._keys: dict[str, Caller] = {}
         self._unknown: OrderedDict[str, None] = OrderedDict()
+        self._asked: dict[str, asyncio.Future[Caller | None]] = {}  # being looked up; the event loop's
         self._reloads = 0
         self._mutex = threading.Lock()  # guards the count against a key that is being remembered
         self.customer_rules: dict[str, CustomerRule] = {}
@@ -94,10 +96,27 @@ class Callers:
     async def find(self, token_hash: str) -> Caller | None:
         """Return the caller of a key that is not in memory yet, or None where there is no such key.
 
-        Queries in a thread of its own. Raises: DatabaseAway.
+        Hundreds of calls with a new key ask once. Raises: DatabaseAway.
         """
-        if token_hash in self._unknown:
-            return None
+        while token_hash not in self._unknown:
+            asked = self._asked.get(token_hash)
+            if asked is None:
+                asked = self._asked[token_hash] = asyncio.ensure_future(self._load(token_hash))
+                asked.add_done_callback(partial(self._forget_asked, token_hash))
+                return await asyncio.shield(asked)
+            caller = await asyncio.shield(asked)
+            if caller is not None:
+                return caller
+            # That question may be older than the key: ask again.
+        return None
+
+    def _forget_asked(self, token_hash: str, asked: asyncio.Future) -> None:
+        self._asked.pop(token_hash, None)
+        if not asked.cancelled():
+            asked.exception()  # whoever waited for it may have left
+
+    async def _load(self, token_hash: str) -> Caller | None:
+        """Look a key up in a thread. Raises: DatabaseAway."""
         loop = asyncio.get_running_loop()
         reloads = self._reloads
         load = loop.run_in_executor(self._executor, _in_thread(load_callers), [token_hash])
