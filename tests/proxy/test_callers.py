@@ -16,7 +16,7 @@ from customers.models import Budget, Customer, Team, User, VirtualKey
 from customers.services import create_key, delete_keys, rotate_key, set_keys_blocked
 from proxy import callers as callers_module
 from proxy.authentication import Authenticator
-from proxy.callers import MASTER, Callers, CustomerRule, load_callers
+from proxy.callers import MASTER, Caller, Callers, CustomerRule, load_callers
 from proxy.errors import DatabaseAway, ExpiredKey, InvalidKey, KeyBlocked, TeamBlocked
 
 
@@ -55,6 +55,44 @@ class LoadingTests(CallersCase):
 
         self.assertIsNone(before)
         self.assertIs(known, found)
+
+    def test_hundreds_of_calls_with_a_new_key_look_it_up_once(self):
+        _, secret = create_key()
+
+        async def call(count: int) -> list:
+            return await asyncio.gather(*(self.callers.find(hash_secret(secret)) for _ in range(count)))
+
+        with mock.patch("proxy.callers.load_callers", wraps=load_callers) as load:
+            found = asyncio.run(call(500))
+
+        self.assertEqual(load.call_count, 1)
+        self.assertEqual({caller.key_name for caller in found}, {found[0].key_name})
+
+    def test_a_key_made_while_it_is_looked_up_is_looked_up_again(self):
+        async def call() -> list:
+            first = asyncio.ensure_future(self.callers.find("hash"))
+            await asyncio.sleep(0)  # it has asked; what it is told is older than the key
+            return await asyncio.gather(first, self.callers.find("hash"))
+
+        made = Caller(key_name="new")
+        with mock.patch("proxy.callers.load_callers", side_effect=[{}, {"hash": made}]):
+            with mock.patch.object(self.callers, "_remember"):  # as where keys changed meanwhile
+                found = asyncio.run(call())
+
+        self.assertEqual(found, [None, made])
+
+    def test_a_call_that_leaves_takes_no_other_s_answer_along(self):
+        _, secret = create_key()
+
+        async def call() -> Caller | None:
+            first = asyncio.ensure_future(self.callers.find(hash_secret(secret)))
+            await asyncio.sleep(0)
+            second = asyncio.ensure_future(self.callers.find(hash_secret(secret)))
+            await asyncio.sleep(0)
+            first.cancel()
+            return await second
+
+        self.assertIsNotNone(asyncio.run(call()))
 
     def test_a_caller_is_what_its_key_and_its_team_say(self):
         team = Team.objects.create(alias="red", allowed_models=["gpt-*"], tags=["team", "both"])
