@@ -6,16 +6,19 @@ Here is the way back, prices included, and what the API takes that a file has no
 Rates are USD per token, exact decimals; ours are per million tokens.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
+from billing.litellm_rates import names_of_rates
 from billing.models import Price
+from billing.models.price import PRICING_FIELDS
 from billing.price_sources import canonical_model, context_windows
 from billing.pricing import PriceBook
 from customers.api.errors import BadRequest
+from customers.money import plain_usd
 from proxy.configuration.entries import Entry, read_entries
 from proxy.configuration.providers import PROVIDERS
 from proxy.configuration.rates import Rates, is_rate
@@ -55,7 +58,6 @@ _NAMES = {
     "input_image_per_mtok_usd": "input_cost_per_image_token",
     "output_image_per_mtok_usd": "output_cost_per_image_token",
 }
-_SEARCH_SIZES = ("search_context_size_low", "search_context_size_medium", "search_context_size_high")
 
 # Our providers → LiteLLM's names, the first where several are one.
 _PROVIDER_NAMES: dict[str, str] = {}
@@ -189,27 +191,7 @@ def upstream_model(deployment: Deployment) -> str:
 
 def rates_of(price: Price) -> dict[str, Any]:
     """Return a price in LiteLLM's names: rates that it gives, none that stand in for others."""
-    found: dict[str, Any] = dict(_per_token(price))
-    for tier in price.long_context_tiers:
-        above = tier["above_prompt_tokens"]
-        suffix = f"_above_{above // 1000}k_tokens" if above % 1000 == 0 else f"_above_{above}_tokens"
-        found |= {
-            f"{name}{suffix}": _of_million(Decimal(tier[field]))
-            for field, name in _NAMES.items()
-            if tier.get(field) is not None
-        }
-    if price.per_request_usd is not None:
-        found["input_cost_per_request"] = price.per_request_usd
-    if price.per_web_search_usd is not None:
-        found["search_context_cost_per_query"] = dict.fromkeys(_SEARCH_SIZES, price.per_web_search_usd)
-    return found
-
-
-def _per_token(price: Price) -> Iterator[tuple[str, Decimal]]:
-    for field, name in _NAMES.items():
-        rate = getattr(price, field)
-        if rate is not None:
-            yield name, _of_million(rate)
+    return names_of_rates(price.provider, {name: getattr(price, name) for name in PRICING_FIELDS})
 
 
 def _of_million(rate: Decimal) -> Decimal:
@@ -239,10 +221,7 @@ class ListedPrices:
     def __init__(self, models: Iterable[tuple[str, str]], *, at: datetime) -> None:
         """models: (provider, model)."""
         names = {pair: canonical_model(*pair) for pair in models}
-        wanted = {name for (_, model), canonical in names.items() for name in (model, canonical) if name}
-        prices = Price.objects.exclude(source=Price.Source.DEPLOYMENT).filter(
-            provider__in={provider for provider, _ in names}, model__in=wanted
-        )
+        prices = Price.objects.listed_for(names, canonical_model=canonical_model)
         self._rows = {price.pk: price for price in prices}
         self._book = PriceBook(self._rows.values(), canonical_model=canonical_model)
         self._names = names
@@ -268,7 +247,7 @@ def completed(
     Half a price would book the other half as free.
     """
     base, warnings = dict(rates.base), list[str]()
-    if (not base and not rates.tiers) or "per_request_usd" in base:
+    if not (base or rates.tiers or rates.service_tiers) or "per_request_usd" in base:
         return base, warnings
     sides = ["input_per_mtok_usd", *(["output_per_mtok_usd"] if has_output else [])]
     for name in sides:
@@ -277,7 +256,9 @@ def completed(
         rate = None if listed is None else getattr(listed, name)
         if rate is not None:
             base[name] = rate
-            warnings.append(f"{_NAMES[name]}: taken from the list, {_of_million(rate).normalize():f} USD")
-        elif listed is None:
-            warnings.append(f"{_NAMES[name]}: not known, so these tokens count as free; send it")
+            warnings.append(
+                f"{_NAMES[name]} is taken from the list, {plain_usd(rate)} USD per million tokens"
+            )
+        elif listed is None:  # listed without it: the model has no such tokens, as an embedding's output
+            warnings.append(f"{_NAMES[name]} is not known, so these tokens count as free; give it, too")
     return base, warnings

@@ -18,7 +18,11 @@ from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from customers.refusals import Missing, NotPermitted, Refused, Taken
+
 logger = logging.getLogger(__name__)
+
+_STATUSES: tuple[tuple[type[Refused], int], ...] = ((NotPermitted, 403), (Missing, 404), (Taken, 409))
 
 
 class Envelope(enum.Enum):
@@ -65,6 +69,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         return Response({"detail": list(_problems(error.detail, _location(error)))}, status=422)
     if isinstance(error, ValidationError):
         error = _from_model(error)
+    if isinstance(error, Refused):
+        error = _from_service(error)
     if isinstance(error, Http404):
         error = NotFound("Not found.")
     if isinstance(error, PermissionDenied):
@@ -80,6 +86,11 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         return Response({"detail": {"error": str(error)}}, status=error.status)
     told = {"message": str(error), "type": error.type, "param": error.param, "code": str(error.status)}
     return Response({"error": told}, status=error.status)
+
+
+def _from_service(error: Refused) -> ApiError:
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 400)
+    return ApiError(str(error), status=status, type=error.type, param=error.param)
 
 
 def _from_model(error: ValidationError) -> BadRequest:

@@ -6,8 +6,8 @@ from typing import Any
 
 from django.apps import apps
 
-from customers.api.errors import BadRequest, NotFound
 from customers.models import Customer
+from customers.refusals import Missing, Refused
 from customers.services.budgets import budget_of_holder
 from customers.services.defaults import enforceable_limits
 
@@ -24,17 +24,17 @@ _FIELDS = {
 def create_customer(given: Mapping[str, Any]) -> Customer:
     """Make a customer, or bring back one that was deleted: with its spend, and blocked if it was.
 
-    given: the API's fields. In the caller's transaction. Raises: BadRequest, NotFound, ValidationError.
+    given: the API's fields. In the caller's transaction. Raises: Refused, Missing, ValidationError.
     """
     customer_id = given["user_id"]
     customer = Customer.objects.filter(pk=customer_id).first()
     if customer is not None and customer.deleted_at is None:
-        raise BadRequest(
+        raise Refused(
             f"a customer with id {customer_id} exists already: change it with POST /customer/update",
             param="user_id",
         )
     if customer is not None and given.get("spend"):
-        raise BadRequest(
+        raise Refused(
             f"The customer {customer_id} was here before, and what it spent goes on from there: "
             "leave out spend.",
             param="spend",
@@ -55,11 +55,11 @@ def create_customer(given: Mapping[str, Any]) -> Customer:
 def update_customer(given: Mapping[str, Any]) -> Customer:
     """Change what is given of a customer; null empties a field, or takes a limit away.
 
-    In the caller's transaction. Raises: BadRequest, NotFound, ValidationError.
+    In the caller's transaction. Raises: Refused, Missing, ValidationError.
     """
     customer = Customer.objects.listed().select_related("budget").filter(pk=given["user_id"]).first()
     if customer is None:
-        raise NotFound(f"no customer with id {given['user_id']}", param="user_id")
+        raise Missing(f"no customer with id {given['user_id']}", param="user_id")
     changed = _set(customer, given)
     budget = budget_of_holder(customer.budget, enforceable_limits(customer.budget, given))
     if (budget and budget.pk) != customer.budget_id:
@@ -109,14 +109,14 @@ def block_customers(ids: Sequence[str]) -> list[Customer]:
 
 
 def unblock_customers(ids: Sequence[str]) -> list[Customer]:
-    """Unblock customers and return them. Raises: NotFound, with nothing done, where one is missing."""
+    """Unblock customers and return them. Raises: Missing, with nothing done, where one is missing."""
     wanted = _all_listed(ids)
     set_customers_blocked(ids=wanted, blocked=False)
     return _in_order(wanted)
 
 
 def remove_customers(ids: Sequence[str], *, at: datetime) -> int:
-    """Delete customers; return how many. Raises: NotFound, with nothing done, where one is missing."""
+    """Delete customers; return how many. Raises: Missing, with nothing done, where one is missing."""
     return delete_customers(ids=_all_listed(ids), at=at)
 
 
@@ -126,7 +126,7 @@ def _all_listed(ids: Sequence[str]) -> list[str]:
     missing = [customer_id for customer_id in wanted if customer_id not in found]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-        raise NotFound(
+        raise Missing(
             f"no customer with id {', '.join(missing[:10])}{more}: nothing was done", param="user_ids"
         )
     return wanted

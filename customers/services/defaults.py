@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from customers.api.errors import BadRequest
 from customers.models import Budget
+from customers.refusals import Refused
 from customers.services.budgets import LIMIT_FIELDS
 
 _UNENFORCED = {
@@ -31,11 +31,11 @@ def with_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict
 def enforceable_limits(current: Budget | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return `given` with its rates by model in `model_max_budget`, where budgets keep them.
 
-    Raises: BadRequest for a limit that would not be enforced: better refused than believed.
+    Raises: Refused for a limit that would not be enforced: better refused than believed.
     """
     for name, advice in _UNENFORCED.items():
         if given.get(name):
-            raise BadRequest(advice, param=name)
+            raise Refused(advice, param=name)
     limits = dict(given)
     by_model = limits.get("model_max_budget", current.model_max_budget if current else None) or {}
     merged = {model: dict(entry) if isinstance(entry, dict) else entry for model, entry in by_model.items()}

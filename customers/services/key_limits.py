@@ -11,9 +11,9 @@ from typing import Any
 
 from django.conf import settings
 
-from customers.api.errors import BadRequest
 from customers.durations import parse_duration
 from customers.models import Budget
+from customers.refusals import Refused
 from customers.services.budgets import LIMIT_FIELDS, find_budget
 from customers.services.defaults import enforceable_limits
 
@@ -25,16 +25,16 @@ _RATES = {"model_rpm_limit": "rpm_limit", "model_tpm_limit": "tpm_limit"}
 
 
 def lifetime(duration: str, *, param: str) -> timedelta:
-    """Return how long `30d` is; a month is 30 days. Raises: BadRequest."""
+    """Return how long `30d` is; a month is 30 days. Raises: Refused."""
     try:
         number, unit = parse_duration(duration)
     except ValueError as error:
-        raise BadRequest(f"{param}: {error}", param=param) from None
+        raise Refused(f"{param}: {error}", param=param) from None
     return timedelta(seconds=number * _SECONDS[unit])
 
 
 def expiry_of(duration: str | None, *, at: datetime) -> datetime | None:
-    """Return when a key of this duration, given at `at`, ends; None: never. Raises: BadRequest."""
+    """Return when a key of this duration, given at `at`, ends; None: never. Raises: Refused."""
     if not duration or duration == NEVER:
         return None
     return at + lifetime(duration, param="duration")
@@ -46,7 +46,7 @@ def expiry_of(duration: str | None, *, at: datetime) -> datetime | None:
 def within_bounds(given: Mapping[str, Any], *, is_new: bool) -> dict[str, Any]:
     """Return the fields, with the upper bound for each that says no limit.
 
-    A key that is changed keeps what is not given. Raises: BadRequest where more is given;
+    A key that is changed keeps what is not given. Raises: Refused where more is given;
     also by a tier, which has to be within the bounds as it is.
     """
     bounds: Mapping[str, Any] = getattr(settings, "KEY_UPPER_BOUNDS", {})
@@ -69,7 +69,7 @@ def _check_bound(name: str, value: Any, bound: Any, *, of: str) -> None:
     is_unlimited = value is None or value == "" or (name == "duration" and value == NEVER)
     if is_unlimited or _size(name, value) > _size(name, bound):
         has = "no limit of" if is_unlimited else f"{value} as"
-        raise BadRequest(f"{of} has {has} {name}; here a key has at most {bound}.", param=name)
+        raise Refused(f"{of} has {has} {name}; here a key has at most {bound}.", param=name)
 
 
 def _size(name: str, value: Any) -> Any:
@@ -83,7 +83,7 @@ def limits_in(given: Mapping[str, Any], budget: Budget | None) -> dict[str, Any]
     """Return what a request says of limits, as `budget_of_holder` takes it.
 
     budget: what the key has now. Budgets and rates by model are fields of their own here and
-    one column of a budget: what is given of one leaves the others alone. Raises: BadRequest.
+    one column of a budget: what is given of one leaves the others alone. Raises: Refused.
     """
     fields = dict(given)
     if "model_max_budget" in fields:

@@ -1,7 +1,7 @@
 """
 What is done to virtual keys: make, change, rotate, block, delete. Each owns its transaction.
 
-Whose a key may be is in `key_owners.py`, what it may have in `key_limits.py`.
+Whose a key may be is in `api/key_owners.py`, what it may have in `key_limits.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ from django.db.models import Q, QuerySet
 
 from customers.actors import current_actor
 from customers.allowed_routes import validate_routes
-from customers.api.errors import ApiError, BadRequest, NotFound
 from customers.keys import abbreviated, check_secret, display_name, generate_secret, hash_secret, named_hash
-from customers.models import Budget, VirtualKey
+from customers.models import Budget, Customer, VirtualKey
+from customers.refusals import Missing, NotPermitted, Refused
 from customers.services.budgets import budget_of_holder, find_budget
 from customers.services.key_limits import expiry_of, limits_in
 
@@ -30,6 +30,7 @@ _COLUMNS: dict[str, tuple[str, Any]] = {
     "tags": ("tags", []),
     "metadata": ("metadata", {}),
     "blocked": ("blocked", False),
+    "payer_policy": ("payer_policy", VirtualKey.PayerPolicy.TRUSTED),
 }
 # Without effect here: kept, and returned as they were given.
 EXTRAS = (
@@ -91,8 +92,8 @@ def _listed() -> QuerySet[VirtualKey]:
     return VirtualKey.objects.listed().select_related("budget", "customer_budget", "user", "team")
 
 
-def no_such_key(name: str) -> NotFound:
-    return NotFound(
+def no_such_key(name: str) -> Missing:
+    return Missing(
         f"no key {abbreviated(name)}: name it by its secret (sk-…) or by the hash of that (GET /key/list)",
         param="key",
         type="not_found_error",
@@ -120,7 +121,7 @@ def make_key(*, given: Mapping[str, Any], at: datetime, **fields: Any) -> tuple[
     """Make a key as a request says it. Returns (the key, its secret).
 
     given: the request's fields, those that were sent; fields: columns besides, such as its
-    owners. Raises: ApiError, ValidationError.
+    owners. Raises: Refused, ValidationError.
     """
     secret = given.get("key")
     if secret is not None:
@@ -132,7 +133,7 @@ def make_key(*, given: Mapping[str, Any], at: datetime, **fields: Any) -> tuple[
 
 @transaction.atomic
 def change_key(*, key: VirtualKey, given: Mapping[str, Any], at: datetime, **fields: Any) -> None:
-    """Change what is given of a key, and nothing else. Raises: ApiError, ValidationError."""
+    """Change what is given of a key, and nothing else. Raises: Refused, ValidationError."""
     columns = {**_columns_of(given, key, at=at), **fields}
     for name, value in columns.items():
         setattr(key, name, value)
@@ -163,23 +164,21 @@ def rotate_key(
 
 
 def check_chosen_secret(secret: str, *, param: str) -> None:
-    """Refuse a secret that nobody may have. Raises: ApiError."""
-    if getattr(settings, "DISABLE_CUSTOM_API_KEYS", False):
-        raise ApiError(
+    """Refuse a secret that nobody may have. Raises: Refused."""
+    if settings.DISABLE_CUSTOM_API_KEYS:
+        raise NotPermitted(
             f"Keys are made by the gateway here: leave {param} out.",
-            status=403,
-            type="auth_error",
             param=param,
         )
     try:
         check_secret(secret)
     except ValueError as error:
-        raise BadRequest(str(error), param=param) from None
+        raise Refused(str(error), param=param) from None
     token_hash = hash_secret(secret)
     # Deleted keys count, too: their logs are known by the hash.
     taken = VirtualKey.objects.filter(Q(token_hash=token_hash) | Q(previous_token_hash=token_hash))
     if secret == settings.MASTER_KEY or taken.exists():
-        raise BadRequest("This key is, or was, somebody's already: choose another.", param=param)
+        raise Refused("This key is, or was, somebody's already: choose another.", param=param)
 
 
 def set_keys_blocked(*, ids: Iterable[Any], blocked: bool) -> int:
@@ -219,6 +218,8 @@ def _columns_of(given: Mapping[str, Any], key: VirtualKey, *, at: datetime) -> d
     extras = {name: given[name] for name in EXTRAS if name in given}
     if extras:
         columns["extras"] = {**key.extras, **extras}
+    if "customer_id" in given:
+        columns["customer"] = _customer(given["customer_id"])
     if "end_user_budget_id" in given:
         columns["customer_budget"] = _customer_budget(given["end_user_budget_id"])
     budget = budget_of_holder(key.budget, limits_in(given, key.budget))
@@ -229,7 +230,7 @@ def _columns_of(given: Mapping[str, Any], key: VirtualKey, *, at: datetime) -> d
 
 def _free_alias(alias: str | None, key: VirtualKey) -> str | None:
     if alias is not None and VirtualKey.objects.filter(alias=alias).exclude(pk=key.pk).exists():
-        raise BadRequest(f"A key with the alias {alias!r} exists already: choose another.", param="key_alias")
+        raise Refused(f"A key with the alias {alias!r} exists already: choose another.", param="key_alias")
     return alias
 
 
@@ -237,7 +238,18 @@ def _check_routes(routes: list[str]) -> None:
     try:
         validate_routes(routes)
     except ValueError as error:
-        raise BadRequest(str(error), param="allowed_routes") from None
+        raise Refused(str(error), param="allowed_routes") from None
+
+
+def _customer(customer_id: str | None) -> Customer | None:
+    if customer_id is None:
+        return None
+    customer = Customer.objects.listed().filter(pk=customer_id).first()
+    if customer is None:
+        raise Missing(
+            f"no customer with id {customer_id}: make it with POST /customer/new", param="customer_id"
+        )
+    return customer
 
 
 def _customer_budget(budget_id: str | None) -> Budget | None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from customers.actors import current_actor
-from customers.api.errors import BadRequest, NotFound
 from customers.models import Tag
+from customers.refusals import Missing, Refused
 from customers.services.budgets import budget_of_holder
 
 # The API's name → the model's, and what null stands for.
@@ -17,18 +17,18 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 
 
 def find_tag(name: str) -> Tag:
-    """Return a stored tag with its budget. Raises: NotFound that says how to make one."""
+    """Return a stored tag with its budget. Raises: Missing that says how to make one."""
     tag = Tag.objects.select_related("budget").filter(pk=name).first()
     if tag is None:
-        raise NotFound(f"no tag with the name {name}: make it with POST /tag/new", param="name")
+        raise Missing(f"no tag with the name {name}: make it with POST /tag/new", param="name")
     return tag
 
 
 def create_tag(given: Mapping[str, Any]) -> Tag:
-    """Store a tag, with a budget where limits are given. Raises: BadRequest, NotFound, ValidationError."""
+    """Store a tag, with a budget where limits are given. Raises: Refused, Missing, ValidationError."""
     name = given["name"]
     if Tag.objects.filter(pk=name).exists():
-        raise BadRequest(
+        raise Refused(
             f"a tag with the name {name} exists already: change it with POST /tag/update", param="name"
         )
     who = current_actor().id
@@ -39,7 +39,7 @@ def create_tag(given: Mapping[str, Any]) -> Tag:
 
 
 def update_tag(given: Mapping[str, Any]) -> Tag:
-    """Change what is given of a tag. Raises: NotFound, BadRequest, ValidationError."""
+    """Change what is given of a tag. Raises: Missing, Refused, ValidationError."""
     tag = find_tag(given["name"])
     changed = _set(tag, given)
     before = tag.budget
@@ -52,7 +52,7 @@ def update_tag(given: Mapping[str, Any]) -> Tag:
 
 
 def delete_tag(name: str) -> None:
-    """Forget a tag and the limits it had of its own; what was spent stays. Raises: NotFound."""
+    """Forget a tag and the limits it had of its own; what was spent stays. Raises: Missing."""
     tag = find_tag(name)
     budget = tag.budget
     tag.delete()

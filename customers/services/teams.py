@@ -9,10 +9,9 @@ from django.db import transaction
 from django.forms.models import model_to_dict
 
 from customers.actors import current_actor
-from customers.api.access import MEMBER_PERMISSIONS
-from customers.api.errors import ApiError, BadRequest
 from customers.models import Budget, Team, TeamMembership, User, VirtualKey
-from customers.models.team import new_team_id
+from customers.models.team import MEMBER_PERMISSIONS, new_team_id
+from customers.refusals import Refused
 from customers.services.budgets import LIMIT_FIELDS, budget_of_holder
 from customers.services.defaults import enforceable_limits, with_defaults
 from customers.services.keys import delete_keys
@@ -63,14 +62,14 @@ class NewMember(NamedTuple):
 def create_team(*, given: Mapping[str, Any]) -> Team:
     """Make a team without members. given: fields by the API's names.
 
-    Raises: BadRequest, NotFound, ValidationError.
+    Raises: Refused, Missing, ValidationError.
     """
     given = with_defaults(getattr(settings, "TEAM_DEFAULTS", {}), given)
     team_id = given.get("team_id") or new_team_id()
     taken = Team.objects.filter(pk=team_id).only("deleted_at").first()
     if taken is not None:
         was = "was deleted, and keeps its id: choose another" if taken.deleted_at else "exists already"
-        raise BadRequest(f"team {team_id} {was}", param="team_id")
+        raise Refused(f"team {team_id} {was}", param="team_id")
     who = current_actor().id
     team = Team(pk=team_id, created_by=who, updated_by=who)
     _set(team, given)
@@ -80,7 +79,7 @@ def create_team(*, given: Mapping[str, Any]) -> Team:
 
 @transaction.atomic
 def update_team(*, team: Team, given: Mapping[str, Any]) -> Team:
-    """Change those fields of a team that are given. Raises: BadRequest, NotFound, ValidationError."""
+    """Change those fields of a team that are given. Raises: Refused, Missing, ValidationError."""
     changed = _set(team, given)
     team.updated_by = current_actor().id
     team.save(update_fields=[*changed, "budget", "member_budget", "updated_by", "updated_at"])
@@ -109,10 +108,10 @@ def add_models(*, team: Team, models: Sequence[str]) -> Team:
 
 
 def remove_models(*, team: Team, models: Sequence[str]) -> Team:
-    """Take models away. Raises: BadRequest where none would be left, which would mean: all."""
+    """Take models away. Raises: Refused where none would be left, which would mean: all."""
     left = [model for model in team.allowed_models if model not in models]
     if not left:
-        raise BadRequest(
+        raise Refused(
             "None would be left, and a team without a list may call every model. "
             "Block the team, or give it other models first.",
             param="models",
@@ -149,7 +148,7 @@ def _check_soft_budget(budget: Budget) -> None:
     if budget.soft_budget is None or budget.max_budget is None:
         return
     if budget.soft_budget >= budget.max_budget:
-        raise BadRequest(
+        raise Refused(
             f"A team's soft_budget ({budget.soft_budget}) must be less than its max_budget "
             f"({budget.max_budget}), or it would warn of nothing.",
             param="soft_budget",
@@ -159,7 +158,7 @@ def _check_soft_budget(budget: Budget) -> None:
 def _check_permissions(permissions: Sequence[str]) -> None:
     for permission in permissions:
         if permission not in MEMBER_PERMISSIONS:
-            raise BadRequest(
+            raise Refused(
                 f"{permission} cannot be permitted to members. These can: {', '.join(MEMBER_PERMISSIONS)}.",
                 param="team_member_permissions",
             )
@@ -167,9 +166,7 @@ def _check_permissions(permissions: Sequence[str]) -> None:
 
 def _checked_tags(tags: Any) -> list[str]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) and is_clean_id(tag) for tag in tags):
-        raise BadRequest(
-            "metadata.tags is a list of names of 1 to 255 printable characters.", param="metadata"
-        )
+        raise Refused("metadata.tags is a list of names of 1 to 255 printable characters.", param="metadata")
     return tags
 
 
@@ -183,7 +180,7 @@ def add_members(
     """Have users join a team, all or none. Who is not known yet is made, without a password.
 
     limits: of each of them on this team, by the names of `LIMIT_FIELDS`.
-    Raises: ApiError 400 for who is on the team already; BadRequest, NotFound, ValidationError.
+    Raises: Refused, also for who is on the team already; Missing, ValidationError.
     """
     return [_add_member(team, member, limits or {}) for member in members]
 
@@ -191,9 +188,8 @@ def add_members(
 def _add_member(team: Team, member: NewMember, limits: Mapping[str, Any]) -> TeamMembership:
     user = _user_of(member)
     if TeamMembership.objects.filter(team=team, user=user).exists():
-        raise ApiError(
+        raise Refused(
             f"User {user.pk} is on team {team.pk} already: change it with POST /team/member_update.",
-            status=400,
             type="team_member_already_in_team",
             param="user_id" if member.user_id else "user_email",
         )

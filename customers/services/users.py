@@ -12,9 +12,9 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from customers.actors import MASTER_KEY_USER_ID, current_actor
-from customers.api.errors import ApiError, BadRequest, NotFound
 from customers.models import Budget, TeamMembership, User, VirtualKey
 from customers.models.user import new_user_id
+from customers.refusals import Missing, Refused, Taken
 from customers.services.budgets import budget_of_holder
 from customers.services.defaults import enforceable_limits, with_defaults
 from customers.services.keys import delete_keys
@@ -37,14 +37,14 @@ def find_user(*, user_id: str | None = None, email: str | None = None) -> User |
     users = User.objects.filter(deleted_at=None).select_related("budget")
     if user_id:
         return users.filter(pk=user_id).first()
-    return users.filter(email__iexact=email).order_by("pk").first() if email else None
+    return users.with_emails([email]).first() if email else None
 
 
 def get_user(user_id: str, *, param: str = "user_id") -> User:
-    """Return a user. Raises: NotFound."""
+    """Return a user. Raises: Missing."""
     user = find_user(user_id=user_id)
     if user is None:
-        raise NotFound(f"no user with id {user_id}", param=param)
+        raise Missing(f"no user with id {user_id}", param=param)
     return user
 
 
@@ -52,8 +52,7 @@ def get_user(user_id: str, *, param: str = "user_id") -> User:
 def create_user(*, given: Mapping[str, Any]) -> User:
     """Make a user without a password: who logs into the admin is decided there.
 
-    given: fields by the API's names. Raises: ApiError 409 where the id or e-mail is taken,
-    BadRequest, NotFound, ValidationError.
+    given: fields by the API's names. Raises: Taken, Refused, Missing, ValidationError.
     """
     given = with_defaults(getattr(settings, "USER_DEFAULTS", {}), given)
     user_id = given.get("user_id") or new_user_id()
@@ -61,22 +60,22 @@ def create_user(*, given: Mapping[str, Any]) -> User:
     who = current_actor().id
     user = User(pk=user_id, username=_username_for(user_id), created_by=who, updated_by=who)
     user.set_unusable_password()
-    _set(user, given)
+    set_fields(user, given)
+    _check_email(user)
     user.budget = budget_of_holder(None, enforceable_limits(None, given))
     user.save(force_insert=True)
-    _check_email(user)
     return user
 
 
 @transaction.atomic
 def update_user(*, user: User, given: Mapping[str, Any]) -> User:
     """Change those fields of a user that are given. Raises as `create_user`."""
-    changed = _set(user, given)
+    changed = set_fields(user, given)
+    if "email" in changed:
+        _check_email(user)
     user.budget = budget_of_holder(user.budget, enforceable_limits(user.budget, given))
     user.updated_by = current_actor().id
     user.save(update_fields=[*changed, "budget", "updated_by", "updated_at"])
-    if "email" in changed:
-        _check_email(user)
     return user
 
 
@@ -85,15 +84,15 @@ def delete_users(*, ids: Iterable[str], at: datetime) -> int:
     """Retire users: they leave their teams, their keys stop working; logs and totals stay.
 
     Their ids are never used again, their e-mails may be. Returns how many.
-    Raises: NotFound for the first unknown id; BadRequest for the last superuser. Then nothing is done.
+    Raises: Missing for the first unknown id; Refused for the last superuser. Then nothing is done.
     """
     wanted = list(dict.fromkeys(ids))
     known = set(User.objects.filter(pk__in=wanted, deleted_at=None).values_list("pk", flat=True))
     for user_id in wanted:
         if user_id not in known:
-            raise NotFound(f"no user with id {user_id}; nobody was deleted", param="user_ids")
+            raise Missing(f"no user with id {user_id}; nobody was deleted", param="user_ids")
     if are_last_superusers(wanted):
-        raise BadRequest(
+        raise Refused(
             "This would delete the last superuser, and nobody could log into the admin any more: "
             "make another one first.",
             param="user_ids",
@@ -120,23 +119,22 @@ def end_memberships(memberships: QuerySet) -> None:
 
 
 def check_id_is_free(user_id: str) -> None:
-    """Raises: ApiError 409 for an id that a user has, or had; BadRequest for the master key's own."""
+    """Raises: Taken for an id that a user has, or had; Refused for the master key's own."""
     if user_id == MASTER_KEY_USER_ID:
-        raise BadRequest(
-            f"{MASTER_KEY_USER_ID} is who has the master key: choose another id.", param="user_id"
-        )
+        raise Refused(f"{MASTER_KEY_USER_ID} is who has the master key: choose another id.", param="user_id")
     taken = User.objects.filter(pk=user_id).only("deleted_at").first()
     if taken is not None and taken.deleted_at is not None:
-        raise _conflict(
-            f"user {user_id} was deleted; its id is not used again, since its history keeps it", "user_id"
+        raise Taken(
+            f"user {user_id} was deleted; its id is not used again, since its history keeps it",
+            param="user_id",
         )
     if taken is not None:
-        raise _conflict(f"a user with id {user_id} exists already", "user_id")
+        raise Taken(f"a user with id {user_id} exists already", param="user_id")
 
 
-def _set(user: User, given: Mapping[str, Any]) -> list[str]:
-    """Set what is given, checked. Returns the names of our fields that were set."""
-    changed = []
+def set_fields(user: User, given: Mapping[str, Any]) -> list[str]:
+    """Set what is given, but for limits, checked. Returns the names of our fields that were set."""
+    changed: list[str] = []
     for name, (field, empty) in _FIELDS.items():
         if name in given:
             setattr(user, field, empty if given[name] is None else given[name])
@@ -152,18 +150,13 @@ def _set(user: User, given: Mapping[str, Any]) -> list[str]:
 
 
 def _check_email(user: User) -> None:
-    """Raises: ApiError 409 where somebody else has the e-mail.
-
-    After the save: who writes has the lock of the change counter, so of two who give
-    the same e-mail at the same time the second sees the first.
-    """
-    others = User.objects.filter(email__iexact=user.email, deleted_at=None).exclude(pk=user.pk)
-    if user.email and others.exists():
-        raise _conflict(f"a user with the e-mail {user.email} exists already", "user_email")
+    """Raises: Taken where somebody else has the e-mail. Of two at the same time the database refuses one."""
+    if user.email and User.objects.with_emails([user.email]).exclude(pk=user.pk).exists():
+        raise email_taken(user.email)
 
 
-def _conflict(message: str, param: str) -> ApiError:
-    return ApiError(message, status=409, type="conflict", param=param)
+def email_taken(email: str) -> Taken:
+    return Taken(f"a user with the e-mail {email} exists already", param="user_email")
 
 
 def _username_for(user_id: str) -> str:

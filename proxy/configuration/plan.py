@@ -9,31 +9,35 @@ deactivated, never deleted: logs name it.
 lock of the installation's row, so that two starts at once do not make rows twice.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
-from billing.models import Installation, Price
+from billing.models import AlertRule, Installation, Price, WebhookEndpoint
 from billing.models.price import RATE_FIELDS
-from billing.price_sources import canonical_model
-from billing.pricing import PriceBook
 from customers.actors import Actor, acting
-from customers.models import Budget, GatewayLimits
+from customers.models import Budget, GatewayLimits, Tag
 from customers.money import plain_usd
+from customers.text import MAX_ID_LENGTH
+from proxy.configuration.alerts import wanted_rows
 from proxy.configuration.entries import Entry, UpstreamEntry, read_entries
 from proxy.credentials import ENVIRONMENT_PREFIX
+from proxy.litellm_params import ListedPrices, completed
 from proxy.models import Deployment, Upstream
 from spendproject.config_file import BadConfig, Config
 
 SOURCE = "config"
 GATEWAY_BUDGET = "config-gateway"
 CUSTOMER_BUDGET = "config-customers"
-_SECRET_FIELDS = ("credential", "headers")
+TAG_BUDGETS = "config-tag-"  # and the tag
+_SECRET_FIELDS = ("credential", "headers", "sealed_slack_url", "url")
 
 
 @dataclass
@@ -101,6 +105,8 @@ class _Planner:
         upstreams = self._plan_upstreams(entries)
         self._plan_deployments(entries, upstreams)
         self._plan_limits()
+        self._plan_tags()
+        self._plan_alerts()
         if self._problems:
             raise BadConfig(self._config.path, self._problems)
         return Plan(self._changes, self._warnings)
@@ -173,57 +179,35 @@ class _Planner:
 
     def _price(self, row: Deployment, entry: Entry, upstream: Upstream) -> Price | None:
         """Return the entry's own price: the row that is there, a new one, or none. None is ever edited."""
-        if not entry.rates.base and not entry.rates.tiers:
+        if entry.rates.is_empty:
             return None
         model = entry.base_model or entry.upstream_model or entry.model_name
-        rates = {name: entry.rates.base.get(name) for name in RATE_FIELDS}
-        self._fill_in(rates, entry, upstream.provider, model)
+        said, warnings = completed(
+            entry.rates, self._listed(upstream.provider, model), has_output=entry.has_output
+        )
+        self._warnings += [f"{entry.place}: {warning}" for warning in warnings]
+        rates = {name: said.get(name) for name in RATE_FIELDS}
         known = row.price if row.price_id else None
         if (
             known is not None
             and (known.provider, known.model) == (upstream.provider, model)
-            and known.long_context_tiers == entry.rates.tiers
+            and all(getattr(known, name) == said for name, said in entry.rates.nested.items())
             and all(getattr(known, name) == rate for name, rate in rates.items())
         ):
             return known
         price = Price(
             provider=upstream.provider, model=model, source=Price.Source.DEPLOYMENT,
-            long_context_tiers=entry.rates.tiers, **rates,
+            **entry.rates.nested, **rates,
         )  # fmt: skip
         what = f"price of {entry.model_name}"
         self._check(price, what, exclude=[])
         self._changes.append(Change("+", f"{what}: {_told_rates(rates)}", price))
         return price
 
-    def _fill_in(self, rates: dict[str, Any], entry: Entry, provider: str, model: str) -> None:
-        """Take the rate of input or output that the file leaves out from the listed price.
-
-        Only where the other one is given: half a price would book the other half as free.
-        """
-        if rates["per_request_usd"] is not None:
-            return
-        missing = [
-            name
-            for name, matters in (("input_per_mtok_usd", True), ("output_per_mtok_usd", entry.has_output))
-            if matters and rates[name] is None
-        ]
-        if not missing:
-            return
-        rows = self._rows(Price, provider__in=[provider])
-        rows_by_id = {row.pk: row for row in rows}
-        book = PriceBook(rows, canonical_model=canonical_model)
-        listed = book.find(provider, model, at_s=self._at.timestamp())
-        for name in missing:
-            rate = None if listed is None else getattr(rows_by_id[listed.price_id], name)
-            if rate is not None:
-                rates[name] = rate
-                said = f"taken from the list, {plain_usd(rate)} USD per million tokens"
-            elif listed is not None:
-                continue  # the model has no such tokens: an embedding's output
-            else:
-                said = "not known, so these tokens count as free; write it"
-            side = "input" if name.startswith("input") else "output"
-            self._warnings.append(f"{entry.place}: {side}_cost_per_token is {said}")
+    def _listed(self, provider: str, model: str) -> Price | None:
+        if not self._has_tables:
+            return None
+        return ListedPrices([(provider, model)], at=self._at).find(provider, model).price
 
     # -- the gateway's limits ------------------------------------------------------------
 
@@ -276,6 +260,38 @@ class _Planner:
             return {"customer_budget": self._budget(CUSTOMER_BUDGET, fields)}
         return {"customer_budget": None} if limits.customer_budget_id == CUSTOMER_BUDGET else {}
 
+    # -- tags with budgets -----------------------------------------------------------------
+
+    def _plan_alerts(self) -> None:
+        rows = self._rows(AlertRule, source=SOURCE)
+        rules, used = self._config.alerts.rules, set()
+        try:
+            for wanted in wanted_rows(rules, rows, self._rows(WebhookEndpoint)):
+                self._set(wanted.row, wanted.what, wanted.fields)
+                used.add(wanted.row.pk)
+        except ValueError as error:
+            self._problems.append(f"alerts: {error}")
+        self._deactivate([row for row in rows if row.pk not in used], "alert rule")
+        if any(rule.emails for rule in rules) and not settings.EMAIL_IS_CONFIGURED:
+            self._warnings.append("alerts by e-mail are sent once EMAIL_URL, or SMTP_HOST, is set")
+
+    def _plan_tags(self) -> None:
+        wanted = self._config.values.get("litellm_settings.tag_budget_config", {})
+        known = {row.pk: row for row in self._rows(Tag)}
+        for name, fields in wanted.items():
+            tag = known.get(name) or Tag(pk=name)
+            budget_id = _tag_budget_id(name)
+            if tag.budget_id not in (None, budget_id):
+                self._warnings.append(
+                    f"litellm_settings.tag_budget_config: tag {name!r} has the budget {tag.budget_id!r}, "
+                    "which was given by hand, and keeps it; take it away in the admin to have the file's"
+                )
+                continue
+            self._set(tag, f"tag {name}", {"budget": self._budget(budget_id, fields)})
+        for name, tag in known.items():
+            if name not in wanted and tag.budget_id == _tag_budget_id(name):
+                self._set(tag, f"tag {name}", {"budget": None})
+
     def _budget(self, budget_id: str, fields: dict[str, Any]) -> Budget:
         budget = next(iter(self._rows(Budget, pk=budget_id)), None) or Budget(pk=budget_id)
         self._set(budget, f"budget {budget_id}", fields)
@@ -312,6 +328,14 @@ class _Planner:
                 row.is_active = False
                 told = {"is_active": ("True", "False")}
                 self._changes.append(Change("-", f"{kind} {row}, which the file no longer has", row, told))
+
+
+def _tag_budget_id(tag: str) -> str:
+    """Return the id of a tag's budget: with the tag in it, or where that is too long its hash."""
+    budget_id = f"{TAG_BUDGETS}{tag}"
+    if len(budget_id) <= MAX_ID_LENGTH:
+        return budget_id
+    return f"{TAG_BUDGETS}{hashlib.sha256(tag.encode()).hexdigest()}"
 
 
 def _matched(

@@ -78,6 +78,18 @@ def require_manager(key: VirtualKey, what: str, *, reach: Reach) -> None:
         raise _forbidden(f"Only a proxy admin or an admin of the key's team may {what}.")
 
 
+def check_payer(given: Mapping[str, Any], key: VirtualKey | None, *, reach: Reach) -> None:
+    """Refuse who may not say who pays for a key's calls. key: as it is; None: it is to be made.
+
+    What is sent back as it is changes nothing. Raises: ApiError.
+    """
+    trusted = VirtualKey.PayerPolicy.TRUSTED
+    was = (trusted, None) if key is None else (key.payer_policy, key.customer_id)
+    wanted = (given.get("payer_policy", was[0]) or trusted, given.get("customer_id", was[1]))
+    if wanted != was:
+        require_proxy_admin("say who pays for a key's calls", reach=reach)
+
+
 def require_proxy_admin(what: str, *, reach: Reach) -> None:
     """Raises: ApiError."""
     if not reach.is_all:

@@ -1,0 +1,121 @@
+"""
+Changing many users at once: each as `update_user` would, all with a handful of statements.
+
+All are read, then changed in memory, one after the other; what is wrong with one leaves
+the others changed. At last everything is written: budgets first, as `docs/locking.md` has it.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from customers.actors import current_actor
+from customers.models import Budget, TrackedModel, User
+from customers.refusals import Refused
+from customers.services.budgets import find_budget, plan_budget
+from customers.services.defaults import enforceable_limits
+from customers.services.users import email_taken, set_fields
+
+
+class Outcome(NamedTuple):
+    """What became of one change. user: as it is now; None: nothing was changed, `reason` says why."""
+
+    user: User | None
+    reason: str | None = None
+
+
+class _Draft(NamedTuple):
+    """A user as it is to be written, with those fields of it and of its budget that are."""
+
+    user: User
+    fields: frozenset[str] = frozenset()
+    budget_fields: frozenset[str] = frozenset()
+
+
+@transaction.atomic
+def update_users(changes: Sequence[Mapping[str, Any]], *, at: datetime) -> list[Outcome]:
+    """Change users, each named by its `user_id`, else by its `user_email`. Returns what became of each."""
+    drafting = _Drafting(changes)
+    outcomes = [drafting.take(given) for given in changes]
+    drafting.write(at)
+    return outcomes
+
+
+class _Drafting:
+    def __init__(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        emails = {each["user_email"] for each in changes if each.get("user_email")}
+        ids = {each["user_id"] for each in changes if each.get("user_id")}
+        users = User.objects.listed().select_related("budget")
+        having = list(users.with_emails(emails)) if emails else []
+        self._drafts = {user.pk: _Draft(user) for user in [*users.filter(pk__in=ids), *having]}
+        self._ids_by_email = {user.email.lower(): user.pk for user in having}
+        tiers = {each["budget_id"] for each in changes if each.get("budget_id") is not None}
+        self._tiers = Budget.objects.in_bulk(tiers) if tiers else {}
+
+    def take(self, given: Mapping[str, Any]) -> Outcome:
+        """Draft one change on top of those before it."""
+        if given.get("user_id"):
+            user_id = given["user_id"]
+        else:  # the e-mail names the user, and is no change
+            user_id = self._ids_by_email.get(given["user_email"].lower())
+            given = {name: value for name, value in given.items() if name != "user_email"}
+        draft = self._drafts.get(user_id)
+        if draft is None:
+            return Outcome(None, "no such user: make it with POST /user/new")
+        try:
+            changed = self._changed(draft, given)
+        except Refused as error:
+            return Outcome(None, str(error))
+        except ValidationError as error:
+            return Outcome(None, " ".join(error.messages))
+        if changed.user.email != draft.user.email:
+            self._ids_by_email.pop(draft.user.email.lower(), None)
+            if changed.user.email:
+                self._ids_by_email[changed.user.email.lower()] = user_id
+        self._drafts[user_id] = changed
+        return Outcome(changed.user)
+
+    def _changed(self, draft: _Draft, given: Mapping[str, Any]) -> _Draft:
+        """Return the next draft; the one before stays as it is, should this one be refused."""
+        user = copy.copy(draft.user)
+        fields = set_fields(user, given)
+        if "email" in fields and self._ids_by_email.get(user.email.lower(), user.pk) != user.pk:
+            raise email_taken(user.email)
+        budget = copy.copy(user.budget)
+        budget, written = plan_budget(budget, enforceable_limits(budget, given), find=self._tier)
+        budget_fields = frozenset(written)
+        if user.budget is not None and budget is not None and budget.pk == user.budget.pk:
+            budget_fields |= draft.budget_fields
+        user.budget = budget
+        user.updated_by = current_actor().id
+        return _Draft(user, draft.fields | {*fields, "budget", "updated_by", "updated_at"}, budget_fields)
+
+    def _tier(self, budget_id: str) -> Budget:
+        found = self._tiers.get(budget_id)
+        return find_budget(budget_id) if found is None else found
+
+    def write(self, at: datetime) -> None:
+        drafts = [draft for draft in self._drafts.values() if draft.fields]
+        budgets = [(draft.user.budget, draft.budget_fields) for draft in drafts if draft.user.budget]
+        new = [budget for budget, _ in budgets if budget._state.adding]
+        if new:
+            Budget.objects.bulk_create(new)
+        _write_changed(Budget, [(budget, fields) for budget, fields in budgets if budget not in new], at)
+        _write_changed(User, [(draft.user, draft.fields) for draft in drafts], at)
+
+
+def _write_changed(
+    model: type[TrackedModel], rows: Iterable[tuple[Any, frozenset[str]]], at: datetime
+) -> None:
+    """Write of each row what changed: an edit of another field at this moment stays."""
+    alike: dict[frozenset[str], list[Any]] = {}
+    for row, fields in rows:
+        if fields:
+            row.updated_at = at
+            alike.setdefault(fields, []).append(row)
+    for fields, changed in alike.items():
+        model.objects.bulk_update(changed, sorted(fields))
