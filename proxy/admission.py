@@ -17,6 +17,7 @@ from proxy.dialects.base import Ask, Dialect
 from proxy.errors import (
     BadCall,
     CustomerBlocked,
+    CustomerMissing,
     CustomerModelNotAllowed,
     ModelNotAllowed,
     RouteNotAllowed,
@@ -56,8 +57,16 @@ def by_real_name(ask: Ask, caller: Caller) -> Ask:
 def admit(
     gateway: "Gateway", dialect: Dialect, ask: Ask, caller: Caller, origin: Attribution
 ) -> tuple[Target, ...]:
-    """Return the deployments that may serve the call. Raises: Forbidden, UnknownModel, BadCall."""
+    """Return the deployments that may serve the call.
+
+    Raises: CustomerMissing, Forbidden, UnknownModel, BadCall.
+    """
     customer_id = origin.customer_id
+    if customer_id is None and gateway.limits.needs_customer and dialect.BILLABLE:
+        raise CustomerMissing(
+            "'user' param not passed in: every call here names its customer, in the body's `user` or the "
+            "header x-litellm-customer-id."
+        )
     rule = gateway.callers.customer_rules.get(customer_id) if customer_id is not None else None
     if rule is not None:
         _check_customer(customer_id, rule, ask.model)

@@ -63,6 +63,10 @@ class UserInactive(Unauthenticated):
     pass
 
 
+class CustomerMissing(Unauthenticated):
+    param = "user"
+
+
 class Forbidden(GatewayError):
     status = HTTPStatus.FORBIDDEN
     type = "permission_error"
@@ -100,6 +104,10 @@ class WrongPayer(Forbidden):
 class BadCall(GatewayError):
     status = HTTPStatus.BAD_REQUEST
     type = "invalid_request_error"
+
+
+class TagsNotTaken(BadCall):
+    type = "bad_request_error"
 
 
 class UnknownModel(BadCall):

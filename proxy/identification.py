@@ -14,7 +14,7 @@ import msgspec
 
 from customers.text import MAX_ID_LENGTH, clean_line, is_clean_id
 from proxy.callers import Caller
-from proxy.errors import BadCall, WrongPayer
+from proxy.errors import BadCall, TagsNotTaken, WrongPayer
 
 MAX_TAGS = 64
 _NOTHING: dict[str, Any] = {}
@@ -52,9 +52,17 @@ class Identifier:
     """Applies the configured header mappings and tag settings to calls."""
 
     def __init__(
-        self, *, header_mappings: list[str], extra_tag_headers: list[str], user_agent_tags: bool
+        self,
+        *,
+        header_mappings: list[str],
+        extra_tag_headers: list[str],
+        user_agent_tags: bool,
+        rejects_metadata_tags: bool = False,
     ) -> None:
-        """header_mappings: entries `header-name:customer` or `header-name:internal_user`, in order."""
+        """header_mappings: entries `header-name:customer` or `header-name:internal_user`, in order.
+
+        rejects_metadata_tags: refuse calls whose body has `metadata.tags` (contract 2.5).
+        """
         pairs = [entry.lower().rsplit(":", 1) for entry in header_mappings]
         self._customer_headers = [
             "x-litellm-customer-id",
@@ -64,6 +72,7 @@ class Identifier:
         self._user_headers = [name for name, role in pairs if role == "internal_user"]
         self._extra_tag_headers = [name.lower() for name in extra_tag_headers]
         self._user_agent_tags = user_agent_tags
+        self._rejects_metadata_tags = rejects_metadata_tags
 
     def attribute(self, headers: Mapping[str, str], said: Said, caller: Caller) -> Attribution:
         """Return the call's origin. Raises: BadCall on an unusable id or tag, WrongPayer."""
@@ -122,6 +131,8 @@ class Identifier:
         caller: Caller,
         agent: "Agent",
     ) -> list[str]:
+        if self._rejects_metadata_tags:
+            _refuse_tags_in_metadata(metadata, litellm_metadata)
         tags = list(caller.tags)
         if isinstance(said.tags, list):  # replaces the header's
             tags += _texts(said.tags, "tags")
@@ -145,6 +156,13 @@ class Identifier:
         if self._user_agent_tags:
             tags += agent.tags
         return list(dict.fromkeys(tags)) if len(tags) > 1 else tags
+
+
+def _refuse_tags_in_metadata(metadata: dict, litellm_metadata: dict) -> None:
+    """Raises: TagsNotTaken, naming the field."""
+    for name, said in (("metadata.tags", metadata), ("litellm_metadata.tags", litellm_metadata)):
+        if said.get("tags") is not None:
+            raise TagsNotTaken(f"Tags in a call's metadata are not taken here: leave {name} out.", param=name)
 
 
 def _payer(customer_id: str | None, caller: Caller) -> str | None:

@@ -108,7 +108,7 @@ class UsersDocumentsTests(ConfigTestCase):
                 ),
             ),
         )
-        self.assertEqual(config.later, ["litellm_settings.budget_alerts (alerts)"])
+        self.assertEqual({found.fate for found in config.found}, {Fate.APPLIED})
 
     def test_slack_alerts_say_what_to_watch(self):
         slack_url = "https://hooks.slack.com/services/YOUR/SLACK/WEBHOOK"
@@ -176,6 +176,9 @@ class SettingsTests(ConfigTestCase):
                 "INCLUDE_COST_IN_STREAMING_USAGE": "true"
             },
             "litellm_settings: {disable_add_user_agent_to_request_tags: true}": {"USER_AGENT_TAGS": "false"},
+            "general_settings: {enforce_user_param: true}": {"ENFORCE_CUSTOMER": "true"},
+            "general_settings: {reject_clientside_metadata_tags: true}": {"REJECT_METADATA_TAGS": "true"},
+            "general_settings: {disable_custom_api_keys: true}": {"DISABLE_CUSTOM_API_KEYS": "true"},
             "litellm_settings: {extra_spend_tag_headers: [x-a, x-b]}": {"EXTRA_SPEND_TAG_HEADERS": "x-a,x-b"},
             "litellm_settings: {request_timeout: 600}": {"CALL_SECONDS": "600"},
             "router_settings: {redis_host: r, redis_port: 6380, redis_password: 'p@/'}": {
@@ -482,7 +485,7 @@ class FateTests(ConfigTestCase):
                 "model_list.0.model_info.note": Fate.APPLIED,
                 "model_list.0.odd": Fate.UNSUPPORTED,
                 "general_settings.master_key": Fate.SETTING,
-                "general_settings.alerting": Fate.LATER,
+                "general_settings.alerting": Fate.SETTING,
                 "general_settings.proxy_batch_write_at": Fate.ALWAYS,
                 "general_settings.odd": Fate.UNSUPPORTED,
                 "litellm_settings.max_budget": Fate.APPLIED,
@@ -508,7 +511,7 @@ class FateTests(ConfigTestCase):
                 self.assertRegex(warning, "every call('s cost is tracked| has its log)")
 
     def test_what_is_not_supported_is_not_read(self):
-        config = self.load("general_settings: {custom_auth: os.environ/NOWHERE, enforce_user_param: false}")
+        config = self.load("general_settings: {custom_auth: os.environ/NOWHERE, enforced_params: []}")
 
         [warning] = config.warnings
         self.assertIn("custom_auth: keys are checked by the gateway alone", warning)

@@ -3,7 +3,6 @@
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from django.apps import apps
 from django.db.models import Q, QuerySet
 from django.urls import path
 from rest_framework.request import Request
@@ -14,7 +13,8 @@ from customers.api import Action, ManagementView
 from customers.api.errors import BadRequest, NotFound
 from customers.api.paging import page_of
 from customers.api.schema import described
-from customers.models import AuditLog, TrackedModel, VirtualKey
+from customers.models import AuditLog, VirtualKey
+from customers.models.change import audited_models
 from customers.serializers.audit import AuditQuery
 
 # What callers may say for a kind, besides its label and its model's name.
@@ -95,8 +95,7 @@ def _entries(query: dict[str, Any]) -> QuerySet[AuditLog]:
 
 def _kinds() -> dict[str, str]:
     """Return what is recorded: label → the model's name in lower case."""
-    tracked = (model._meta for model in apps.get_models() if issubclass(model, TrackedModel))
-    return {meta.label_lower: str(meta.model_name) for meta in tracked}
+    return {model._meta.label_lower: str(model._meta.model_name) for model in audited_models()}
 
 
 def _kind(said: str) -> str:

@@ -9,9 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
-from django.db.models import Count, OuterRef, Prefetch, QuerySet, Subquery
+from django.db.models import (
+    Count,
+    F,
+    OuterRef,
+    Prefetch,
+    QuerySet,
+    Subquery,
+    Value,
+    prefetch_related_objects,
+)
 from django.db.models.functions import Coalesce
 from django.urls import path
 from django.utils import timezone
@@ -19,24 +26,27 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.adjustments import initial_spend
-from billing.budget_status import Spending, prepare_periods, spending_of
-from billing.models import HolderType
+from billing.budget_status import Spending, prepare_periods, prepare_periods_of_many, spending_of
+from billing.models import HolderType, SpendTotal
 from billing.views import examples
-from billing.views.keys import key_objects
+from billing.views.key_objects import key_objects
 from billing.views.limits import holder_limits, key_rows
-from billing.views.teams import MOST_LISTED, seen_keys, seen_teams, team_objects
+from billing.views.team_objects import seen_keys, seen_teams, team_objects
+from billing.views.teams import MOST_LISTED
 from customers.api import Action, ManagementView
-from customers.api.errors import ApiError, BadRequest, NotFound
+from customers.api.errors import BadRequest, NotFound
 from customers.api.paging import page_of
 from customers.api.schema import described
 from customers.filtersets import UserFilter
 from customers.models import Team, TeamMembership, User, VirtualKey
 from customers.models.user import new_user_id
+from customers.money import UsdField
 from customers.serializers import users as shapes
 from customers.services import users as services
 from customers.services.defaults import with_defaults
 from customers.services.key_limits import within_bounds
 from customers.services.keys import make_key
+from customers.services.many_users import Outcome, update_users
 from customers.services.teams import NewMember, add_members
 
 _MOST_KEYS = 10_000  # in the answer to who asks for all
@@ -45,6 +55,8 @@ _SORTED_BY = {
     "user_email": "email",
     "user_alias": "alias",
     "user_role": "role",
+    "spend": "total_spend",
+    "max_budget": "budget__max_budget",
     "created_at": "date_joined",
 }
 _ROLES = {
@@ -136,31 +148,20 @@ class UpdateUsers(ManagementView):
     def post(self, request: Request) -> Response:
         given = self.body(shapes.ChangedUsers)
         wanted = self._of_all(given["user_updates"]) if given["all_users"] else given["users"]
-        changed: list[User] = []
-        results: list[dict[str, Any]] = []
-        for each in wanted:
-            user, reason = self._changed(each)
-            if user is not None:
-                changed.append(user)
-            results.append(
-                {
-                    "user_id": user.pk if user else each.get("user_id"),
-                    "user_email": (user.email or None) if user else each.get("user_email"),
-                    "success": user is not None,
-                    "error": reason,
-                    "updated_user": None,
-                }
-            )
-        rows = {row["user_id"]: row for row in user_objects(changed, at=timezone.now())}
-        for result in results:
-            if result["success"]:
-                result["updated_user"] = rows[result["user_id"]]
+        at = timezone.now()
+        outcomes = update_users(wanted, at=at)
+        changed = list({each.user.pk: each.user for each in outcomes if each.user is not None}.values())
+        prefetch_related_objects(changed, _memberships())
+        prepare_periods_of_many(HolderType.USER, [(user.pk, user.budget) for user in changed])
+        rows = {row["user_id"]: row for row in user_objects(changed, at=at)}
+        results = [_result(given, outcome, rows) for given, outcome in zip(wanted, outcomes, strict=True)]
+        number = sum(result["success"] for result in results)
         return Response(
             {
                 "results": results,
                 "total_requested": len(results),
-                "successful_updates": len(changed),
-                "failed_updates": len(results) - len(changed),
+                "successful_updates": number,
+                "failed_updates": len(results) - number,
             }
         )
 
@@ -174,22 +175,16 @@ class UpdateUsers(ManagementView):
             )
         return [{**updates, "user_id": user_id} for user_id in ids]
 
-    def _changed(self, given: Mapping[str, Any]) -> tuple[User | None, str | None]:
-        """Return (the changed user, None), or (None, why it was not)."""
-        try:
-            with transaction.atomic():
-                user = named_user(given)
-                if user is None:
-                    return None, "no such user: make it with POST /user/new"
-                change(user, given)
-                prepare_periods(HolderType.USER, user.pk, user.budget)
-                return user, None
-        except ApiError as error:
-            return None, str(error)
-        except ValidationError as error:
-            return None, " ".join(error.messages)
-        except IntegrityError:
-            return None, "Another call changed the same at the same time."
+
+def _result(given: Mapping[str, Any], outcome: Outcome, rows: Mapping[str, Any]) -> dict[str, Any]:
+    user = outcome.user
+    return {
+        "user_id": user.pk if user else given.get("user_id"),
+        "user_email": (user.email or None) if user else given.get("user_email"),
+        "success": user is not None,
+        "error": outcome.reason,
+        "updated_user": rows[user.pk] if user else None,
+    }
 
 
 class UserInfo(ManagementView):
@@ -263,9 +258,7 @@ class ListUsers(ManagementView):
         asked = self.query(shapes.UserPageQuery)
         keys = VirtualKey.objects.listed().filter(user=OuterRef("pk")).order_by().values("user")
         count = Coalesce(Subquery(keys.annotate(number=Count("pk")).values("number")), 0)
-        sign = "-" if asked["sort_order"] == "desc" else ""
-        field = _SORTED_BY.get(asked["sort_by"], asked["sort_by"])
-        chosen = UserFilter(asked, _listed(self)).qs.order_by(f"{sign}{field}", "pk")
+        chosen = _sorted(UserFilter(asked, _listed(self)).qs, asked["sort_by"], asked["sort_order"])
         page = page_of(chosen.annotate(key_count=count), number=asked["page"], size=asked["page_size"])
         rows = seen_objects(self, page.rows, at=timezone.now())
         return Response(
@@ -279,6 +272,21 @@ class ListUsers(ManagementView):
                 "total_pages": page.pages,
             }
         )
+
+
+def _sorted(users: QuerySet, by: str, order: str) -> QuerySet:
+    """Return the users in an order that is the same on each database: those without a value last."""
+    if by == "spend":
+        totals = SpendTotal.objects.filter(holder_type=HolderType.USER, holder_id=OuterRef("pk"))
+        users = users.annotate(
+            total_spend=Coalesce(
+                Subquery(totals.values("cost")), Value(0, UsdField()), output_field=UsdField()
+            )
+        )
+    column = F(_SORTED_BY.get(by, by))
+    if order == "asc":
+        return users.order_by(column.asc(nulls_last=True), "pk")
+    return users.order_by(column.desc(nulls_last=True), "pk")
 
 
 class DeleteUsers(ManagementView):
@@ -330,12 +338,16 @@ def seen_user(view: ManagementView, user_id: str | None) -> User:
 
 def _listed(view: ManagementView) -> QuerySet:
     """Return the users within reach, with all that is written of them."""
-    memberships = TeamMembership.objects.filter(team__deleted_at=None).order_by("pk")
     return (
         User.objects.filter(view.reach.users(), deleted_at=None)
         .select_related("budget")
-        .prefetch_related(Prefetch("team_memberships", queryset=memberships))
+        .prefetch_related(_memberships())
     )
+
+
+def _memberships() -> Prefetch:
+    memberships = TeamMembership.objects.filter(team__deleted_at=None).order_by("pk")
+    return Prefetch("team_memberships", queryset=memberships)
 
 
 # -- what is written of them -------------------------------------------------------------

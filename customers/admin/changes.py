@@ -21,7 +21,8 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator, capfirst
 
 from customers.admin.display import badge, link_to, moment
-from customers.models import AuditLog, TrackedModel
+from customers.models import AuditLog
+from customers.models.change import audited_models
 from customers.money import UsdField
 from customers.words import EMPTY, usd
 
@@ -45,11 +46,7 @@ class Difference(NamedTuple):
 @lru_cache(maxsize=1)
 def kinds() -> dict[str, str]:
     """Return what is recorded: a model's label → what it is called."""
-    found = {
-        model._meta.label_lower: capfirst(str(model._meta.verbose_name))
-        for model in apps.get_models()
-        if issubclass(model, TrackedModel)
-    }
+    found = {model._meta.label_lower: capfirst(str(model._meta.verbose_name)) for model in audited_models()}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 

@@ -38,8 +38,8 @@ class GatewayAdmin(ModelAdmin):
         help_text = self.help_texts.get(db_field.name, db_field.help_text)
         texts = {"label": capfirst(str(db_field.verbose_name)), "help_text": help_text}
         if db_field.name in self.lines_fields:
-            none = " None: every model." if db_field.name == "allowed_models" else ""
-            return LinesField(**{**texts, "help_text": f"One per line.{none}"})
+            none = " None: every model." if db_field.name == "allowed_models" else f" {help_text}"
+            return LinesField(**{**texts, "help_text": f"One per line.{none}".strip()})
         if isinstance(db_field, models.JSONField):
             return KindedJsonField(
                 kind=db_field.default,

@@ -12,6 +12,8 @@ from customers.models import Customer
 from customers.services import delete_customers, set_customers_blocked
 from customers.text import is_clean_id
 
+_SHORTEST_INSIDE = 3  # an index of trigrams finds nothing shorter inside a text
+
 
 class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
     empty_list = (
@@ -23,7 +25,7 @@ class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
     set_blocked = staticmethod(set_customers_blocked)
     list_filter = (("blocked", BooleanRadioFilter), DeletedFilter)
     search_fields = ("search_text",)  # see `get_search_results`
-    search_help_text = "Parts of the id or the name"
+    search_help_text = "Parts of the id or the name; of one or two letters, how one of them begins"
     ordering = ("-created_at",)
     autocomplete_fields = ("budget",)
     fieldsets = (
@@ -35,12 +37,13 @@ class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, search_term: str
     ) -> tuple[QuerySet, bool]:
-        """Find customers with every word in their id or name, by the index for that."""
+        """Find customers with every word in their id or name; short words at the beginning of one."""
         if search_term and not is_clean_id(search_term):
             return queryset.none(), False
         found, _ = super().get_search_results(request, queryset, "")
         for word in search_term.split():
-            found = found.matching(word)  # type: ignore[attr-defined]
+            is_short = len(word) < _SHORTEST_INSIDE
+            found = found.beginning_with(word) if is_short else found.matching(word)  # type: ignore[attr-defined]
         return found, False
 
     @admin.display(description="customer id", ordering="id")

@@ -8,8 +8,8 @@ never stored, logged, or carried over a redirect by a cookie or the session.
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
-from django.forms import Form
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.forms import Form, ModelForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -19,11 +19,38 @@ from unfold.decorators import action
 from customers.admin.common import BlockingMixin, DeletedFilter, RetiringAdmin
 from customers.admin.display import badge, blocked_badge, moment
 from customers.admin.paging import CappedAdminMixin
+from customers.allowed_routes import validate_routes
 from customers.models import VirtualKey
 from customers.services import create_key, delete_keys, rotate_key, set_keys_blocked
+from customers.text import is_clean_id
+
+
+class VirtualKeyForm(ModelForm):
+    """Checks what the model's fields alone cannot: lists and objects of names."""
+
+    def clean_allowed_routes(self) -> list[str]:
+        routes = self.cleaned_data["allowed_routes"]
+        try:
+            validate_routes(routes)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return routes
+
+    def clean_model_aliases(self) -> dict[str, str]:
+        aliases = self.cleaned_data["model_aliases"]
+        names = [*aliases, *aliases.values()]
+        if not all(isinstance(name, str) and is_clean_id(name) for name in names):
+            raise ValidationError('Write names of models: {"fast": "gpt-4o-mini"}.')
+        return aliases
 
 
 class VirtualKeyAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
+    form = VirtualKeyForm
+    lines_fields = ("allowed_models", "tags", "allowed_routes")
+    help_texts = {
+        "allowed_routes": "Paths (/customer/info, /spend/*), llm_api_routes, management_routes, info_routes. "
+        "None: what its type allows.",
+    }
     empty_list = (
         "A virtual key is what a program calls the gateway with, in place of a provider's key. "
         "Add one for each program; its secret is shown once."
@@ -48,7 +75,7 @@ class VirtualKeyAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
     fieldsets = (
         (None, {"fields": ("alias", "display_name", "team", "user", "blocked", "expires_at")}),
         ("Who pays", {"fields": ("payer_policy", "customer", "budget", "customer_budget")}),
-        ("What it may call", {"fields": ("allowed_models",)}),
+        ("What it may call", {"fields": ("allowed_models", "model_aliases", "key_type", "allowed_routes")}),
         ("Labels", {"fields": ("tags", "metadata")}),
     )
     add_fieldsets = (

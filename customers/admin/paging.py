@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
 from django.db import connections
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -27,6 +27,16 @@ class CappedPaginator(Paginator):
     @cached_property
     def count(self) -> int:
         return min(self._counted, CAP)
+
+    def page(self, number: Any) -> Page:
+        """Return one page, each of its rows read by its id.
+
+        Optimization: what is skipped on the way to a deep page is skipped without its joins and sums.
+        """
+        number = self.validate_number(number)
+        start = (number - 1) * self.per_page
+        ids = self.object_list.values("pk")[start : start + self.per_page]
+        return Page(self.object_list.filter(pk__in=ids), number, self)
 
     @property
     def is_capped(self) -> bool:

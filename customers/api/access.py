@@ -7,7 +7,7 @@ What each role may read and write through the API: one table, enforced by `Manag
 
 A role that is not named in a line may not do it at all. Whoever administers a team has
 the column `TEAM_ADMIN` besides that of the role. What else is asked of who writes keys is
-in `services/key_owners.py`. A test compares docs/access.md with this table.
+in `key_owners.py`. A test compares docs/access.md with this table.
 """
 
 import enum
@@ -40,6 +40,9 @@ class Action(enum.Enum):
     WRITE_MODELS = "write models"
     READ_SPEND = "read spend"
     READ_ALL_SPEND = "read everybody's spend"
+    READ_ALERTS = "read alerts and their rules"
+    WRITE_ALERTS = "make, change and delete alert rules"
+    MANAGE_WEBHOOKS = "make, change, test and replay webhooks"
     MANAGE_GATEWAY = "test services, read the audit log"
 
 
@@ -76,21 +79,11 @@ ACCESS: Mapping[Action, Mapping[str, Scope]] = {
     Action.WRITE_MODELS: _WRITE,
     Action.READ_SPEND: _READ_OWN,
     Action.READ_ALL_SPEND: _READ,
+    Action.READ_ALERTS: _READ,
+    Action.WRITE_ALERTS: _WRITE,
+    Action.MANAGE_WEBHOOKS: _WRITE,
     Action.MANAGE_GATEWAY: _READ,
 }
-
-
-# What a team may permit its members with their own keys of the team, as LiteLLM names it. The
-# first two they always may.
-MEMBER_PERMISSIONS = (
-    "/key/info",
-    "/key/health",
-    "/key/generate",
-    "/key/update",
-    "/key/regenerate",
-    "/key/delete",
-    "/key/block",
-)
 
 
 @dataclass(frozen=True)

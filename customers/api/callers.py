@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from customers.actors import MASTER_KEY_USER_ID, Actor
 from customers.allowed_routes import routes_of
 from customers.api.errors import AccessError
-from customers.keys import hash_secret
+from customers.keys import PREFIX, abbreviated, hash_secret
 from customers.models import TeamMembership, User, VirtualKey
 from customers.request_keys import MalformedKey, read_secret
 
@@ -98,6 +98,9 @@ class KeyAuthentication(BaseAuthentication):
         token_hash = hash_secret(secret)
         if hmac.compare_digest(token_hash, hash_secret(settings.MASTER_KEY)):
             return ApiCaller(None), None
+        if not secret.startswith(PREFIX):
+            shown = abbreviated(secret)
+            raise _refused(f"Invalid key {shown}: a virtual key, starting with `{PREFIX}`, was expected.")
         return ApiCaller(_find(token_hash)), None
 
     def authenticate_header(self, request: Request) -> str:

@@ -41,12 +41,14 @@ class Usd(serializers.Field):
 
 
 class Id(serializers.CharField):
-    """An id or a name: 1 to 255 printable characters. A number is taken as its digits."""
+    """An id or a name: 1 to 255 printable characters. A number is none, as in LiteLLM."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(trim_whitespace=False, **{"max_length": MAX_ID_LENGTH, **kwargs})
 
     def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
         text = super().to_internal_value(data)
         if text and not is_clean_id(text):
             raise serializers.ValidationError("Write 1 to 255 printable characters.", code="value_error")

@@ -10,7 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from rest_framework.exceptions import ParseError
+from django.conf import settings
+from rest_framework.exceptions import APIException, ParseError
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
@@ -20,13 +21,20 @@ from customers.money import plain_usd
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
 
 
+class BodyTooLarge(APIException):
+    status_code = 413
+    default_detail = "The body is larger than this gateway takes (MAX_BODY_MB)."
+
+
 class ExactJSONParser(BaseParser):
     """Reads a JSON body, whatever its content type says: curl's `-d` calls it a form. Empty: {}."""
 
     media_type = "*/*"
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        body = stream.read()
+        body = stream.read(settings.MAX_BODY_BYTES + 1)
+        if len(body) > settings.MAX_BODY_BYTES:
+            raise BodyTooLarge
         if not body.strip():
             return {}
         try:
@@ -55,6 +63,16 @@ class ExactJSONRenderer(BaseRenderer):
 
     def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:
         return b"null" if data is None else msgspec.json.encode(exact(data))
+
+
+def read_exact(text: str | bytes) -> Any:
+    """Return what our own JSON says; a number with a point is a `Decimal`."""
+    return _decoder.decode(text)
+
+
+def write_exact(value: Any) -> str:
+    """Return `value` as `ExactJSONRenderer` writes it."""
+    return msgspec.json.encode(exact(value)).decode()
 
 
 class AlwaysFirst(BaseContentNegotiation):

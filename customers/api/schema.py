@@ -16,7 +16,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
@@ -42,6 +42,8 @@ GROUPS = {
     "global": "Spend",
     "cost": "Spend",
     "export": "Spend",
+    "webhook": "Webhooks",
+    "events": "Webhooks",
 }
 _OTHERS = "Gateway"
 _VERSIONS = ("v1", "v2")
@@ -91,6 +93,7 @@ _REFUSALS = {
     401: "No key, or one that is not known, blocked or expired.",
     403: "This key's role, or its allowed routes, do not allow it.",
     404: "What the request names is not there, or not for this key.",
+    413: "The body is larger than this gateway takes.",
     409: "Another call did the same at the same time, or the Idempotency-Key was used for another request.",
     503: "The database cannot be reached; try again later.",
 }
@@ -295,6 +298,10 @@ _BY_HAND = (
             answers={"200": ("The prices.", {"type": "object", "additionalProperties": _OBJECT}),
                      "304": ("As it was when the `ETag` was sent that If-None-Match names.", {})},
             has_key=False),
+    _ByHand("/routes", "Every route and its methods", "As LiteLLM lists them. No key is asked for.", _OTHERS,
+            answers={"200": ("The routes.", _OBJECT)}, has_key=False),
+    _ByHand("/test", "Whether requests arrive", "Tells the path. No key is asked for.", _OTHERS,
+            answers={"200": ("They do.", _OBJECT)}, has_key=False),
     _ByHand("/health/liveliness", "Whether the process is alive", "Asks nothing of anybody.", _OTHERS,
             answers=_ALIVE, has_key=False),
     _ByHand("/health/liveness", "Whether the process is alive", "Asks nothing of anybody.", _OTHERS,
@@ -316,6 +323,11 @@ def with_routes_by_hand(result: dict[str, Any], generator: Any, **_: Any) -> dic
     schemes = components.setdefault("securitySchemes", {})
     schemes.clear()
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A virtual key, or the master key."}
+    schemes["read_token"] = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A read token of one customer, made on its page in the admin.",
+    }
     used = {tag for path in result["paths"].values() for each in path.values() for tag in each["tags"]}
     order = [_PROXIED_GROUP, *dict.fromkeys(GROUPS.values()), _OTHERS]
     result["tags"] = [{"name": name} for name in order if name in used]
@@ -366,6 +378,24 @@ def _operation(route: _ByHand) -> dict[str, Any]:
 def document() -> bytes:
     """Return the document as JSON. It takes a second to make, and is the same until the next start."""
     return json.dumps(SchemaGenerator().get_schema(public=True), ensure_ascii=False).encode()
+
+
+@cache
+def _routes() -> list[dict[str, Any]]:
+    methods = ("get", "post", "put", "patch", "delete")
+    listed = []
+    for path, operations in json.loads(document())["paths"].items():
+        described = {method: operations[method]["operationId"] for method in methods if method in operations}
+        name = next(iter(described.values()))
+        listed.append(
+            {"path": path, "methods": [each.upper() for each in described], "name": name, "endpoint": name}
+        )
+    return listed
+
+
+def routes(request: HttpRequest) -> HttpResponse:
+    """GET /routes: every route and its methods, as LiteLLM lists them."""
+    return JsonResponse({"routes": _routes()})
 
 
 def openapi(request: HttpRequest) -> HttpResponse:

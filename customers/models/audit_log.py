@@ -45,6 +45,10 @@ class AuditLog(models.Model):
         indexes = [
             models.Index(fields=["-at", "-id"], name="audit_log_newest"),  # the admin's list
             models.Index(fields=["kind", "object_id", "-id"], name="audit_log_object"),  # one row's history
+            # Who changed something: three columns may say it, and PostgreSQL reads all three indexes.
+            models.Index(fields=["actor", "-id"], name="audit_log_actor"),
+            models.Index(fields=["user_id", "-id"], name="audit_log_user"),
+            models.Index(fields=["changed_by", "-id"], name="audit_log_changed_by"),
         ]
 
     def __str__(self) -> str:

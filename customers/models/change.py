@@ -12,6 +12,7 @@ never in a circle.
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.db import models, transaction
 from django.db.models import F
 
@@ -123,6 +124,15 @@ class TrackedQuerySet(models.QuerySet):
         """Return the rows as they are, by primary key; one too many where there are too many."""
         rows = self.model._base_manager.using(self.db).filter(pk__in=self.order_by().values("pk"))
         return values_of(self.model, rows, at_most=MAX_LISTED + 1)
+
+
+def audited_models() -> list[type[models.Model]]:
+    """Return the models whose changes are in the audit log: the tracked ones, and those that say so."""
+    return [
+        model
+        for model in apps.get_models()
+        if issubclass(model, TrackedModel) or getattr(model, "is_audited", False)
+    ]
 
 
 class TrackedModel(models.Model):

@@ -5,11 +5,13 @@ from django.db.models.functions import Concat, Left, Lower
 
 from customers.models.budget import Budget
 from customers.models.change import TrackedModel, TrackedQuerySet
+from customers.models.rate_card import RateCard
 
 # What the hot path must know of a customer: any of these.
 _EXCEPTIONS = (
     models.Q(blocked=True)
     | models.Q(budget__isnull=False)
+    | models.Q(rate_card__isnull=False)
     | ~models.Q(allowed_models=[])
     | ~models.Q(allowed_model_region="")
 )
@@ -23,12 +25,22 @@ class CustomerQuerySet(TrackedQuerySet):
         return self.filter(deleted_at=None)
 
     def exceptional(self) -> "CustomerQuerySet":
-        """Return the few customers the hot path must know by name: blocked, or limited by themselves."""
+        """Return the few customers the hot path must know by name: blocked, limited, on a rate card."""
         return self.filter(_EXCEPTIONS)
 
     def matching(self, part: str) -> "CustomerQuerySet":
         """Return customers with `part` in their id or their name, in any case."""
         return self.filter(search_text__contains=Lower(models.Value(part)))
+
+    def beginning_with(self, part: str) -> "CustomerQuerySet":
+        """Return customers whose id or name begins with `part`, in any case.
+
+        Optimization: for what is too short to be found inside by trigrams: beginnings are.
+        """
+        part = part.lower()
+        return self.filter(
+            models.Q(search_text__startswith=part) | models.Q(search_text__contains=f"\n{part}")
+        )
 
 
 class Customer(TrackedModel):
@@ -49,6 +61,14 @@ class Customer(TrackedModel):
     blocked = models.BooleanField(default=False)
     budget = models.ForeignKey(
         Budget, null=True, blank=True, on_delete=models.PROTECT, related_name="customers"
+    )
+    rate_card = models.ForeignKey(
+        RateCard,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="customers",
+        help_text="What it pays; none: what the providers bill.",
     )
     # The default is the database's too: the ledger makes customers without a word on it.
     allowed_models = models.JSONField(

@@ -13,6 +13,19 @@ def new_team_id() -> str:
     return str(uuid.uuid4())
 
 
+# What a team may permit its members with their own keys of the team, as LiteLLM names it. The
+# first two they always may.
+MEMBER_PERMISSIONS = (
+    "/key/info",
+    "/key/health",
+    "/key/generate",
+    "/key/update",
+    "/key/regenerate",
+    "/key/delete",
+    "/key/block",
+)
+
+
 class Team(TrackedModel):
     """A group of people and keys whose spend is counted together."""
 

@@ -1,10 +1,12 @@
 """The internal user: who owns keys, and who logs into the admin."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
+from django.db.models.functions import Lower
 
 from customers.models.budget import Budget
 from customers.models.change import TrackedModel, TrackedQuerySet
@@ -14,7 +16,18 @@ def new_user_id() -> str:
     return str(uuid.uuid4())
 
 
-class TrackedUserManager(UserManager.from_queryset(TrackedQuerySet)):  # type: ignore[misc]
+class UserQuerySet(TrackedQuerySet):
+    def listed(self) -> "UserQuerySet":
+        """Return users who were not deleted."""
+        return self.filter(deleted_at=None)
+
+    def with_emails(self, emails: Iterable[str]) -> "UserQuerySet":
+        """Return users with one of these e-mails, in any case, each annotated with `lowered_email`."""
+        lowered = [Lower(models.Value(email)) for email in emails]
+        return self.annotate(lowered_email=Lower("email")).filter(lowered_email__in=lowered)
+
+
+class TrackedUserManager(UserManager.from_queryset(UserQuerySet)):  # type: ignore[misc]
     """Django's user manager over our queryset."""
 
 
@@ -45,6 +58,16 @@ class User(TrackedModel, AbstractUser):
     deleted_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = TrackedUserManager()  # type: ignore[misc]
+
+    class Meta(TrackedModel.Meta):
+        constraints = [
+            models.UniqueConstraint(
+                Lower("email"),
+                condition=~models.Q(email=""),
+                name="user_email_in_any_case",
+                violation_error_message="A user with this e-mail exists already.",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.alias or self.email or self.username or self.id

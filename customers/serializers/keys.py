@@ -83,6 +83,13 @@ class KeyFields(LimitFields):
     tags = Names(required=False, allow_null=True, max_length=64, help_text="Put on each of its calls.")
     metadata = FreeObject(required=False, allow_null=True)
     blocked = serializers.BooleanField(required=False, allow_null=True)
+    payer_policy = serializers.ChoiceField(
+        VirtualKey.PayerPolicy.choices,
+        required=False,
+        allow_null=True,
+        help_text="trusted: its calls name their customer; fixed: they are always of customer_id.",
+    )
+    customer_id = Id(required=False, allow_null=True, help_text="Who pays, where payer_policy is fixed.")
     end_user_budget_id = Id(
         required=False, allow_null=True, help_text="Limits its customers that have no budget of their own."
     )

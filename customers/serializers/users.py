@@ -122,7 +122,16 @@ class UserPageQuery(serializers.Serializer):
     team = Id(required=False)
     search = Id(required=False, help_text="A part of the id, the e-mail or the name.")
     sort_by = serializers.ChoiceField(
-        ("user_id", "user_email", "user_alias", "user_role", "created_at", "updated_at"),
+        (
+            "user_id",
+            "user_email",
+            "user_alias",
+            "user_role",
+            "spend",
+            "max_budget",
+            "created_at",
+            "updated_at",
+        ),
         default="created_at",
     )
     sort_order = serializers.ChoiceField(("asc", "desc"), default="desc")

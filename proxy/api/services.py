@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from billing.models import Price
-from billing.models.price import RATE_FIELDS
+from billing.models.price import PRICING_FIELDS
 from customers.api.errors import BadRequest, NotFound
 from customers.text import is_clean_id
 from proxy.configuration.entries import Entry, UpstreamEntry
@@ -263,7 +263,7 @@ def _check(deployment: Deployment) -> None:
 
 def _price(deployment: Deployment, entry: Entry, *, at: datetime) -> tuple[Price | None, list[str]]:
     """Return (the model's own price, warnings). One with other rates is a new row: logs name the old one."""
-    if not entry.rates.base and not entry.rates.tiers:
+    if entry.rates.is_empty:
         return None, []
     provider, model = priced_model(deployment)
     listed = ListedPrices([(provider, model)], at=at).find(provider, model).price
@@ -273,12 +273,12 @@ def _price(deployment: Deployment, entry: Entry, *, at: datetime) -> tuple[Price
         model=model,
         source=Price.Source.DEPLOYMENT,
         effective_from=at,
-        long_context_tiers=entry.rates.tiers,
+        **entry.rates.nested,
         **rates,
     )
     price.full_clean()
     known = deployment.price
-    compared = ("provider", "model", "long_context_tiers", *RATE_FIELDS)
+    compared = ("provider", "model", *PRICING_FIELDS)
     if known is not None and all(getattr(known, name) == getattr(price, name) for name in compared):
         return known, warnings
     price.save()

@@ -247,6 +247,9 @@ class VirtualKeyTests(AdminTestCase):
             "alias": "shop",
             "payer_policy": "trusted",
             "allowed_models": "",
+            "model_aliases": "{}",
+            "key_type": "default",
+            "allowed_routes": "",
             "tags": "",
             "metadata": "{}",
             **fields,
@@ -265,6 +268,32 @@ class VirtualKeyTests(AdminTestCase):
             response = self.client.get(self.url(VirtualKey, "changelist"))
 
         self.assertContains(response, "$7.25")
+
+    def test_a_new_key_may_be_confined_to_routes_and_have_names_for_models(self):
+        fields = self.form(
+            key_type="management",
+            allowed_routes="/customer/*\ninfo_routes",
+            model_aliases='{"fast": "gpt-4o"}',
+        )
+
+        self.secret_in(self.client.post(self.url(VirtualKey, "add"), fields))
+
+        key = VirtualKey.objects.get()
+        self.assertEqual(
+            (key.key_type, key.allowed_routes, key.model_aliases),
+            ("management", ["/customer/*", "info_routes"], {"fast": "gpt-4o"}),
+        )
+
+    def test_routes_and_names_that_are_none_are_refused(self):
+        for wrong, said in (
+            ({"allowed_routes": "customer"}, "neither a path"),
+            ({"model_aliases": '{"fast": 4}'}, "Write names of models"),
+            ({"model_aliases": "[]"}, "Write a JSON object"),
+        ):
+            with self.subTest(wrong):
+                response = self.client.post(self.url(VirtualKey, "add"), self.form(**wrong))
+                self.assertContains(response, said)
+        self.assertFalse(VirtualKey.objects.exists())
 
     def test_a_new_key_shows_its_secret_once(self):
         response = self.client.post(self.url(VirtualKey, "add"), self.form())

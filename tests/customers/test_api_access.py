@@ -10,8 +10,9 @@ from django.test import SimpleTestCase
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from customers.api import ManagementView
-from customers.api.access import ACCESS, MEMBER_PERMISSIONS, ROLES, TEAM_ADMIN, Action, Scope
+from customers.api.access import ACCESS, ROLES, TEAM_ADMIN, Action, Scope
 from customers.models import Budget, Customer, Tag, Team, TeamMembership, User, VirtualKey
+from customers.models.team import MEMBER_PERMISSIONS
 from customers.services import create_key
 from tests.customers.calling import ApiTestCase, CastTestCase, key_of, make_user
 

@@ -663,7 +663,7 @@ class ListTests(ExactApiTestCase):
 
     def test_a_count_that_was_given_up_says_so(self):
         with patch.object(view, "MOST_COUNTED", 4), patch.object(view, "MOST_FOUND", 1):
-            self.ids(page=2, page_size=1, search="acme")
+            self.ids(page=1, page_size=1, search="acme")
             self.assertEqual(self.response.headers["x-total-is-at-least"], "true")
             self.assertEqual(self.response.headers["x-total-count"], "1")
             self.ids(page=1, page_size=2)
@@ -673,6 +673,16 @@ class ListTests(ExactApiTestCase):
             (headers["x-total-count"], headers["x-total-pages"], headers["x-total-is-at-least"]),
             ("4", "2", "true"),
         )
+
+    def test_a_page_of_a_search_beyond_what_is_counted_is_to_be_narrowed(self):
+        with patch.object(view, "MOST_FOUND", 2):
+            self.assertEqual(self.ids(page=2, page_size=1, search="c"), ["c1"])
+            message = self.assert_error(
+                self.get("/customer/list", page=3, page_size=1, search="c"), 400, "bad_request", "page"
+            )
+            self.assertEqual(self.ids(page=3, page_size=1), ["c2"])  # no search: an index leads there
+
+        self.assertIn("narrow the search", message)
 
     def test_pages_that_make_no_sense_are_422(self):
         for name, values in {

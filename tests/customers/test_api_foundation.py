@@ -104,7 +104,6 @@ class FieldTests(SimpleTestCase):
             {"amount": Decimal("0.000000001")}, {"amount": 5}, {"amount": "12.50"}, {"amount": -1},
             {"number": 2**63 - 1},
             {"number": "7"}, {"names": ["a", "b"]}, {"note": {"a": [1, {"b": None}], "c": Decimal("0.5")}},
-            {"name": 17},
         ):  # fmt: skip
             with self.subTest(given=given):
                 self.assertEqual(self.errors(**given), set())
@@ -115,6 +114,8 @@ class FieldTests(SimpleTestCase):
             deep = {"a": deep}
         for name, values in {
             "amount": (
+                {"name": 17},
+                {"names": [1]},
                 True,
                 "NaN",
                 "Infinity",
@@ -201,6 +202,9 @@ class EnvelopeTests(ViewTestCase):
     def test_errors_of_access_are_in_the_error_envelope_everywhere(self):
         for path_ in ("/made", "/detailed"):
             unknown = self.send(path_=path_, headers={"authorization": "Bearer sk-unknown-unknown"})
+            no_key = self.send(path_=path_, headers={"authorization": "Bearer not-a-virtual-key"})
+            self.assertEqual((no_key.status_code, no_key.json()["error"]["type"]), (401, "auth_error"))
+            self.assertIn("a virtual key, starting with `sk-`", no_key.json()["error"]["message"])
             outsider = self.send(path_=path_, headers=self.key())
 
             self.assertEqual((unknown.status_code, unknown.json()["error"]["code"]), (401, "401"))

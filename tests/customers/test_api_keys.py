@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from billing.models import Adjustment, BudgetPeriod
 from customers.keys import hash_secret
-from customers.models import AuditLog, Budget, Team, TeamMembership, User, VirtualKey
+from customers.models import AuditLog, Budget, Customer, Team, TeamMembership, User, VirtualKey
 from customers.services import create_key
 from tests.billing.budgets import check_the_books
 from tests.billing.making import book_calls, make_call, total
@@ -63,6 +63,57 @@ class KeyApiCase(KeyApi, TestCase):
     def post(self, *args: Any, **kwargs: Any) -> Any:
         with self.captureOnCommitCallbacks(execute=True):  # the test's own transaction never ends
             return super().post(*args, **kwargs)
+
+
+class PayerTests(KeyApiCase):
+    def setUp(self):
+        Customer.objects.bulk_create([Customer(pk="acme"), Customer(pk="gone", deleted_at=timezone.now())])
+
+    def payer(self, body: dict[str, Any]) -> tuple[str, str | None]:
+        return body["payer_policy"], body["customer_id"]
+
+    def test_a_key_may_be_made_for_one_customer_and_be_given_back_to_all(self):
+        body = self.made(payer_policy="fixed", customer_id="acme")
+        self.assertEqual(self.payer(body), ("fixed", "acme"))
+        self.assertEqual(self.payer(self.info(body["key"])), ("fixed", "acme"))
+
+        changed = self.post("/key/update", {"key": body["key"], "payer_policy": None, "customer_id": None})
+
+        self.assertEqual(self.payer(changed.json()), ("trusted", None))
+        self.assertEqual(self.payer(self.made()), ("trusted", None))
+
+    def test_who_pays_has_to_be_there(self):
+        for fields, status, param in (
+            ({"payer_policy": "fixed"}, 400, None),
+            ({"payer_policy": "fixed", "customer_id": "nobody"}, 404, "customer_id"),
+            ({"payer_policy": "fixed", "customer_id": "gone"}, 404, "customer_id"),
+        ):
+            with self.subTest(fields):
+                message = self.assert_error(self.post("/key/generate", fields), status, param=param)
+                self.assertRegex(message, "needs a customer|/customer/new")
+        self.assertEqual(self.post("/key/generate", {"payer_policy": "odd"}).status_code, 422)
+        self.assertFalse(VirtualKey.objects.exists())
+
+    def test_a_key_s_own_user_cannot_say_who_pays(self):
+        bob = User.objects.create(pk="bob", username="bob")
+        headers = bearer(create_key(user=bob)[1])
+        fixed = self.made(user_id="bob", payer_policy="fixed", customer_id="acme")
+
+        for path, fields in (
+            ("/key/generate", {"payer_policy": "fixed", "customer_id": "acme"}),
+            ("/key/generate", {"customer_id": "acme"}),
+            ("/key/update", {"key": fixed["token"], "payer_policy": "trusted"}),
+            ("/key/update", {"key": fixed["token"], "payer_policy": None}),
+            ("/key/update", {"key": fixed["token"], "customer_id": None}),
+            ("/key/regenerate", {"key": fixed["token"], "payer_policy": "trusted"}),
+        ):
+            with self.subTest(path=path, fields=fields):
+                self.assert_error(self.post(path, fields, headers), 403, "auth_error")
+
+        self.assertEqual(self.payer(self.info(fixed["token"])), ("fixed", "acme"))
+        echo = {"key": fixed["token"], "payer_policy": "fixed", "customer_id": "acme", "key_alias": "mine"}
+        self.assertEqual(self.post("/key/update", echo, headers).status_code, 200)
+        self.assertEqual(self.post("/key/generate", {"payer_policy": "trusted"}, headers).status_code, 200)
 
 
 class GenerateTests(KeyApiCase):

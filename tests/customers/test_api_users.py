@@ -2,11 +2,15 @@
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from importlib import import_module
+from types import SimpleNamespace
 from unittest import mock
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.backends import ModelBackend
-from django.db import connection
+from django.core.management import CommandError
+from django.db import IntegrityError, connection, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -269,6 +273,40 @@ class UpdateTests(ApiTestCase):
         )
 
 
+class EmailTests(ApiTestCase):
+    def test_the_database_keeps_an_e_mail_one_user_s_in_any_case(self):
+        make_user("kim", email="kim@example.com")
+        make_user("lee", email="")
+        make_user("may", email="")
+
+        with self.assertRaises(IntegrityError), transaction.atomic():
+            make_user("pat", email="KIM@example.com")
+
+    def test_the_admin_says_so(self):
+        make_user("kim", email="kim@example.com")
+        self.client.force_login(User.objects.create_superuser("alice"))
+
+        response = self.client.post(
+            "/admin/customers/user/add/",
+            {"username": "pat", "email": "Kim@example.com", "role": "internal_user"},
+        )
+
+        self.assertContains(response, "A user with this e-mail exists already.")
+        self.assertFalse(User.objects.filter(username="pat").exists())
+
+    def test_the_migration_names_those_who_share_one(self):
+        migration = import_module("customers.migrations.0007_unique_emails")
+        editor = SimpleNamespace(connection=connection)
+        make_user("kim", email="kim@example.com")
+        migration.refuse_shared_emails(apps, editor)
+        with connection.cursor() as cursor:
+            cursor.execute("DROP INDEX user_email_in_any_case")  # until the test's transaction ends
+        make_user("lee", email="Kim@Example.com")
+
+        with self.assertRaisesRegex(CommandError, r"kim@example.com: user kim\n.*: user lee\n"):
+            migration.refuse_shared_emails(apps, editor)
+
+
 class BulkUpdateTests(ApiTestCase):
     def setUp(self):
         for name in ("kim", "lee"):
@@ -296,6 +334,50 @@ class BulkUpdateTests(ApiTestCase):
         self.assertEqual((wrong["user_id"], wrong["success"], wrong["updated_user"]), ("lee", False, None))
         self.assertIn("/user/new", unknown["error"])
         self.assertEqual((User.objects.count(), Budget.objects.count()), (2, 1))
+
+    def test_many_are_changed_with_a_handful_of_statements(self):
+        ids = [f"u-{number:03}" for number in range(100)]
+        User.objects.bulk_create([User(pk=pk, username=pk, email=f"{pk}@example.com") for pk in ids])
+        self.post("/user/bulk_update", {"users": [{"user_id": pk, "max_budget": 1} for pk in ids[:50]]})
+
+        with CaptureQueriesContext(connection) as queries:
+            answer = self.post(
+                "/user/bulk_update",
+                {"users": [{"user_id": pk, "max_budget": 5, "user_alias": pk.upper()} for pk in ids]},
+            )
+
+        self.assertEqual((answer["successful_updates"], answer["failed_updates"]), (100, 0))
+        self.assertEqual(
+            set(User.objects.filter(pk__in=ids).values_list("alias", "budget__max_budget")),
+            {(pk.upper(), 5) for pk in ids},
+        )
+        self.assertEqual(Budget.objects.count(), 100)
+        self.assertLess(len(queries), 80 if connection.vendor == "sqlite" else 40)
+        changes = AuditLog.objects.filter(kind="customers.user", action="updated", after__has_key="alias")
+        self.assertEqual(changes.count(), 100)
+
+    def test_changes_of_one_user_follow_one_another(self):
+        answer = self.post(
+            "/user/bulk_update",
+            {
+                "users": [
+                    {"user_id": "kim", "max_budget": 5, "user_email": "kim@example.com"},
+                    {"user_id": "kim", "rpm_limit": -1, "user_alias": "not this one"},
+                    {"user_email": "KIM@example.com", "budget_duration": "1d", "user_alias": "Kim"},
+                    {"user_id": "lee", "user_email": "Kim@Example.com"},
+                    {"user_id": "lee", "budget_id": "no-such-tier"},
+                ]
+            },
+        )
+
+        self.assertEqual([each["success"] for each in answer["results"]], [True, False, True, False, False])
+        kim = User.objects.select_related("budget").get(pk="kim")
+        self.assertEqual(
+            (kim.alias, kim.email, kim.budget.max_budget, kim.budget.budget_duration),
+            ("Kim", "kim@example.com", 5, "1d"),
+        )
+        self.assertIn("exists already", answer["results"][3]["error"])
+        self.assertEqual(Budget.objects.count(), 1)
 
     def test_all_users_get_the_same_each_with_a_budget_of_its_own(self):
         answer = self.post("/user/bulk_update", {"all_users": True, "user_updates": {"max_budget": 5}})

@@ -20,15 +20,15 @@ from rest_framework.views import APIView
 
 from billing.adjustments import initial_spend
 from billing.budget_status import spending_of
-from billing.models import HolderType
+from billing.models import Delivery, HolderType
 from billing.views import examples
 from billing.views.audit import audit_object
 from billing.views.budgets import budget_object, budget_row
 from billing.views.customers import customer_object
-from billing.views.keys import key_objects
+from billing.views.key_objects import key_objects
 from billing.views.limits import key_rows
 from billing.views.tags import tag_object
-from billing.views.teams import membership_objects, team_objects
+from billing.views.team_objects import membership_objects, team_objects
 from billing.views.users import user_objects
 from customers.api.errors import Envelope
 from customers.api.schema import group_of, schema_of
@@ -36,10 +36,12 @@ from customers.models import AuditLog, Budget, Customer, Tag, Team, TeamMembersh
 from customers.services import create_key
 from proxy.models import Deployment, Upstream
 from proxy.urls import urlpatterns as proxied
+from tests.billing.making import NOON
+from tests.billing.receiving import Receiver, an_event, make_endpoint, posting_to, write
 from tests.customers.calling import ApiTestCase
 
 # What people open, and the document itself.
-_PAGES = {"/", "/ui", "/ui/", "/login", "/openapi.json", "/docs"}
+_PAGES = {"/", "/ui", "/ui/", "/login", "/openapi.json", "/docs", "/hand-out/{token}/"}
 _METHODS = {"get", "post", "patch", "put", "delete"}
 
 
@@ -129,6 +131,8 @@ class DocumentTests(SimpleTestCase):
             open_to_all,
             {
                 "/public/litellm_model_cost_map",
+                "/routes",
+                "/test",
                 "/health/liveliness",
                 "/health/liveness",
                 "/health/readiness",
@@ -308,6 +312,9 @@ class RequestExampleTests(ApiTestCase):
         "end_user_id": "acme-042",
         "start_date": "2026-02-01",
         "end_date": "2026-02-03",
+        "webhook_id": "3",
+        "delivery_id": "41",
+        "service": "webhook",
     }
     # What the master key, which has neither a row nor a user, has to say besides.
     asked: ClassVar[dict[str, dict[str, str]]] = {
@@ -336,7 +343,18 @@ class RequestExampleTests(ApiTestCase):
         Budget.objects.create(pk="unused")
         upstream = Upstream.objects.create(name="openai", provider="openai", openai_base_url="https://a.test")
         Deployment.objects.create(model_name="gpt-4o-mini", public_id="7", upstream=upstream)
+        self._make_webhook()
         self.document = self.client.get("/openapi.json").json()
+
+    def _make_webhook(self) -> None:
+        endpoint, _ = make_endpoint(pk=3)
+        (event_id,) = write(an_event(webhook=False))
+        Delivery.objects.create(
+            pk=41, event_id=event_id, channel="webhook", endpoint=endpoint, lane="webhook:3", since=NOON
+        )
+        posts = posting_to(Receiver())
+        posts.__enter__()
+        self.addCleanup(posts.__exit__, None, None, None)
 
     def sent(self, path: str, operation: dict[str, Any]) -> tuple[str, Any]:
         """Return the address and the body of a request as the document shows it."""

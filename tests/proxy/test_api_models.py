@@ -158,7 +158,7 @@ class NewTests(ModelTestCase):
         body = self.made(input_cost_per_token=1e-06)
 
         self.assertEqual(Deployment.objects.get().price.output_per_mtok_usd, Decimal("0.6"))
-        self.assertIn("0.0000006", " ".join(body["warnings"]))
+        self.assertIn("list, 0.6 USD per million tokens", " ".join(body["warnings"]))
 
     def test_half_a_price_of_an_unknown_model_is_warned_of(self):
         body = self.made(model="openai/nobody-knows", input_cost_per_token=1e-06)

@@ -19,7 +19,7 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase
 
 from billing.installation import installation_id
 from billing.models import Price
-from customers.models import AuditLog, Budget, Change, GatewayLimits
+from customers.models import AuditLog, Budget, Change, GatewayLimits, Tag
 from proxy.catalog import build_catalog, load_catalog
 from proxy.configuration.entries import read_entries
 from proxy.configuration.plan import apply, make_plan
@@ -495,6 +495,38 @@ class BudgetTests(ConfigurationTestCase):
         self.assertIn("budget config-gateway → none", line)
         self.assertEqual(Budget.objects.count(), 2)
 
+    def test_tags_get_budgets_of_their_own(self):
+        long = "t" * 255
+        lines = self.apply(
+            "litellm_settings: {tag_budget_config: {"
+            f"'team: red': {{max_budget: 0.5, budget_duration: 1d}}, {long}: {{max_budget: 3}}}}}}"
+        )
+
+        other, red = Tag.objects.select_related("budget").order_by("-budget__max_budget")
+        self.assertEqual(
+            (red.pk, red.budget_id, red.budget.max_budget, red.budget.budget_duration),
+            ("team: red", "config-tag-team: red", Decimal("0.5"), "1d"),
+        )
+        self.assertEqual((other.pk, other.budget.max_budget, len(other.budget_id)), (long, 3, 75))
+        self.assertEqual(len(lines), 4)
+
+    def test_a_tag_that_leaves_the_file_loses_the_file_s_budget_alone(self):
+        by_hand = Budget.objects.create(pk="by-hand", max_budget=1)
+        Tag.objects.create(pk="blue", budget=by_hand)
+        config = "litellm_settings: {tag_budget_config: {red: {max_budget: 1}, blue: {max_budget: 2}}}"
+        [warning] = self.warnings(config)
+        self.apply(config)
+
+        self.apply("litellm_settings: {}")
+
+        self.assertIn("tag 'blue' has the budget 'by-hand'", warning)
+        self.assertEqual(dict(Tag.objects.values_list("pk", "budget_id")), {"blue": "by-hand", "red": None})
+
+    def test_a_tag_s_budget_that_is_none_is_told(self):
+        for wrong in ("[red]", "{red: 5}", "{red: {}}", "{red: {max_budget: -1}}", "{red: {odd: 2}}"):
+            with self.subTest(wrong), self.assertRaises(BadConfig):
+                load(self, f"litellm_settings: {{tag_budget_config: {wrong}}}")
+
     def test_budgets_attached_by_hand_stay_where_the_file_says_nothing(self):
         limits = GatewayLimits.current()
         limits.budget = limits.customer_budget = Budget.objects.create(pk="by-hand", max_budget=1)
@@ -588,7 +620,7 @@ class CheckConfigTests(ConfigurationTestCase):
             "+ deployment fast at x-ai (config)",
             "+ budget config-gateway",
             "litellm_settings.odd: unknown here (line 9, column 40)",
-            "litellm_settings.alerting (alerts)",
+            "litellm_settings.alerting",
             "litellm_settings.track_cost: every call's cost is tracked",
         ):
             self.assertIn(line, said)
@@ -694,6 +726,17 @@ class ExampleTests(EnvironmentMixin, SimpleTestCase):
         self.assertEqual(warnings, [])
 
 
+STRICT_FILE = """
+model_list: [{model_name: demo, litellm_params: {model: demo/demo}}]
+general_settings:
+  master_key: sk-key-of-the-file
+  enforce_user_param: true
+  reject_clientside_metadata_tags: true
+  disable_custom_api_keys: true
+litellm_settings:
+  tag_budget_config: {used-up: {max_budget: 0}}
+"""
+
 FILE = """
 model_list:
   - model_name: from-the-file
@@ -746,6 +789,48 @@ class TestProcesses:
         assert "0 changes in the database" in again.stdout
         for secret in ("sk-of-the-provider", "sk-key-of-the-file"):
             assert secret not in said.stdout + said.stderr + gateway.log_text()
+
+    def test_what_a_file_asks_of_calls_is_asked(self, tmp_path):
+        path = tmp_path / "config.yaml"
+        path.write_text(STRICT_FILE)
+        gateway = GatewayProcess(SPEND_CONFIG=path)
+        del gateway.environment["MASTER_KEY"]
+        headers = {"authorization": "Bearer sk-key-of-the-file"}
+        try:
+            assert _bootstrap(gateway).returncode == 0
+            gateway.start()
+            with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, timeout=30) as http:
+
+                def call(path: str = "/v1/chat/completions", **fields: object) -> httpx.Response:
+                    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+                    return http.post(path, json={**body, **fields})
+
+                nobody = call()
+                anthropic = call("/v1/messages", metadata={"user_id": "acme"})
+                counted = call("/v1/messages/count_tokens")
+                served = call(user="acme")
+                by_header = http.post(
+                    "/v1/chat/completions",
+                    json={"model": "demo", "messages": [{"role": "user", "content": "hi"}]},
+                    headers={"x-litellm-customer-id": "acme"},
+                )
+                tagged = call(user="acme", metadata={"tags": ["a"]})
+                of_field = call(user="acme", tags=["a"])
+                over = call(user="acme", tags=["used-up"])
+                chosen = http.post("/key/generate", json={"key": "sk-" + "x" * 20})
+        finally:
+            gateway.stop()
+
+        error = nobody.json()["error"]
+        assert (nobody.status_code, error["type"], error["param"]) == (401, "auth_error", "user")
+        assert "'user' param not passed in" in error["message"]
+        for answer in (anthropic, counted, served, by_header, of_field):
+            assert answer.status_code == 200, answer.text
+        error = tagged.json()["error"]
+        assert (tagged.status_code, error["type"]) == (400, "bad_request_error")
+        assert error["param"] == "metadata.tags"
+        assert (over.status_code, over.json()["error"]["type"]) == (400, "budget_exceeded")
+        assert (chosen.status_code, chosen.json()["error"]["param"]) == (403, "key")
 
     def test_a_wrong_file_stops_the_start_before_anything_is_done(self, tmp_path):
         path = tmp_path / "config.yaml"
