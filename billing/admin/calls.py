@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from django.conf import settings
 from django.utils.html import format_html
 
 from billing.models import SpendLog
@@ -25,6 +26,11 @@ USAGE_KINDS = {
     "estimated": "warning",
     "unpriced": "danger",
 }
+
+
+def first_call_url() -> str:
+    """Return where a fresh installation's first call goes."""
+    return f"{settings.PUBLIC_URL.rstrip('/')}/v1/chat/completions"
 
 
 def status_badge(log: SpendLog) -> str:
@@ -51,8 +57,12 @@ def tokens_text(log: SpendLog) -> str:
     )
 
 
+def duration_text(milliseconds: int) -> str:
+    return f"{milliseconds:,} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:,.1f} s"
+
+
 def latency_text(log: SpendLog) -> str:
-    return f"{log.latency_ms:,} ms" if log.latency_ms < 10_000 else f"{log.latency_ms / 1000:,.1f} s"
+    return duration_text(log.latency_ms)
 
 
 def customer_text(log: SpendLog) -> str:

@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from billing.admin.calls import calls_table
+from billing.admin.calls import calls_table, first_call_url
 from billing.admin.overspend import overspend_of
 from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
@@ -34,7 +34,7 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     context |= {"has_overview": True, "title": "Overview"}
     logs = list(SpendLog.objects.select_related("key").order_by("-pk")[:LATEST_CALLS])
     if not logs:
-        context["first_call_url"] = f"{settings.PUBLIC_URL.rstrip('/')}/v1/chat/completions"
+        context["first_call_url"] = first_call_url()
         return context
     total = SpendTotal.objects.filter(holder_type=HolderType.GATEWAY, holder_id=GATEWAY_ID).first()
     logs_url = reverse("admin:billing_spendlog_changelist")

@@ -85,7 +85,7 @@ def _of_budget(log: SpendLog, told: dict[str, Any]) -> Refusal:
     sentences.append(
         format_html("The period ends at {} UTC, and the next begins at zero.", moment(resets_at))
         if resets_at
-        else format_html("The budget has no duration: it stays used until its limit is raised.")
+        else SafeString("The budget has no duration: it stays used until its limit is raised.")
     )
     relation = "more than" if total > limit else "with nothing left of"
     return Refusal(sentences, parts, usd(total), relation, usd(limit))

@@ -45,7 +45,7 @@ class LogsTests(AdminTestCase):
         self.assertEqual(response.status_code, 200)
         return response.context["cl"].result_list
 
-    def test_it_never_counts_and_makes_one_query_for_the_page(self):
+    def test_it_never_counts_and_makes_two_queries_for_the_page(self):
         for second in range(3):
             make_log(at=NOON + timedelta(seconds=second))
         self.listed()
@@ -55,7 +55,8 @@ class LogsTests(AdminTestCase):
         ) as queries:
             self.listed()
 
-        self.assertEqual(len(queries), 3)  # session, user, the page
+        # session, user, what was booked, the last month that was dropped, the page's ids, its calls
+        self.assertEqual(len(queries), 6)
         self.assertFalse([query for query in queries if "COUNT(" in query["sql"].upper()])
 
     def test_it_pages_by_key_newest_first_and_back(self):
@@ -120,7 +121,7 @@ class LogsTests(AdminTestCase):
     def test_nonsense_in_a_filter_finds_nothing(self):
         make_log()
 
-        for query in ("customer=%00", "model=a%0Ab", "tag=%00", "q=nonsense"):
+        for query in ("customer=%00", "model=a%0Ab", "tag=%00", "session=%00", "q=nonsense"):
             with self.subTest(query=query):
                 self.assertEqual(self.listed(f"?{query}"), [])
 
@@ -140,16 +141,6 @@ class LogsTests(AdminTestCase):
         self.assertEqual(self.listed("?started_at_from=2026-03-10&started_at_to=2026-03-10"), [end, start])
         self.assertEqual(self.listed("?started_at_from=2026-03-11"), [after])
         self.assertEqual(self.listed("?started_at_to=2026-03-09"), [before])
-
-    def test_a_filter_without_an_index_looks_back_a_week_and_says_so(self):
-        old = make_log(at=timezone.now() - timedelta(days=8), cost=None)
-        started = f"{old.started_at:%Y-%m-%d}"
-
-        response = self.client.get(self.url(SpendLog, "changelist") + "?usage=unpriced")
-
-        self.assertContains(response, "Set dates to look further back")
-        self.assertEqual(response.context["cl"].result_list, [])
-        self.assertEqual(self.listed(f"?usage=unpriced&started_at_from={started}"), [old])
 
     def test_charlie_sees_no_log(self):
         log = make_log()

@@ -79,11 +79,10 @@ class Chromium:
         self._folder.cleanup()
 
     def page(self, *, width: int = 1280, height: int = 900) -> "Page":
-        """Open a page of its own: it shares no cookie with others."""
-        context = self.call("Target.createBrowserContext")["browserContextId"]
-        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        """Open a page. Like tabs, all share cookies and the cache, so that files are fetched once."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(self, session)
+        page = self._pages[session] = Page(self, session, target)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
         page.resize(width, height)
@@ -123,8 +122,8 @@ class Chromium:
 class Page:
     """One page. `errors`: what its console and its network had to complain of."""
 
-    def __init__(self, browser: Chromium, session: str) -> None:
-        self._browser, self._session = browser, session
+    def __init__(self, browser: Chromium, session: str, target: str) -> None:
+        self._browser, self._session, self._target = browser, session, target
         self.errors: list[str] = []
         self._loads = 0
 
@@ -142,6 +141,10 @@ class Page:
             self.errors.append(" ".join(str(each.get("value", "")) for each in params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+
+    def close(self) -> None:
+        """Close the page, so that it asks the server for nothing any more."""
+        self._browser.call("Target.closeTarget", targetId=self._target)
 
     def set_cookie(self, url: str, name: str, value: str) -> None:
         self.call("Network.setCookie", url=url, name=name, value=value)
