@@ -243,6 +243,12 @@ def bars_now(holders: Iterable[Holder], *, at: datetime) -> dict[tuple[str, str]
     return {holder.key: _bars(holder, rows[holder.key], at) for holder in listed}
 
 
+def bars_of_each(holders: Sequence[Holder], *, at: datetime) -> list[list[Bar]]:
+    """Return the bars of each holder, in their order; one may come again, with another budget. One query."""
+    rows = _rows_at([holder.key for holder in holders if holder.is_limited], at)
+    return [_bars(holder, rows[holder.key], at) for holder in holders]
+
+
 def tightest(bars: Sequence[Bar]) -> Bar | None:
     """Return the bar that will refuse first."""
     return max(bars, key=lambda bar: bar.share, default=None)

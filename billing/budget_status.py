@@ -72,14 +72,22 @@ def prepare_periods(holder_type: HolderType, holder_id: str, budget: Budget | No
 
     In the middle of a period that reads the holder's log; else its next call would wait for it.
     """
-    if budget is None:
-        return
-    keys = partial(_keys, holder_type, holder_id, budget)
-    transaction.on_commit(partial(_prepare, keys), robust=True)
+    prepare_periods_of_many(holder_type, [(holder_id, budget)])
 
 
-def _keys(holder_type: HolderType, holder_id: str, budget: Budget, at: datetime) -> list[Any]:
-    return [allowance.period((holder_type, holder_id), at) for allowance in allowances(budget)]
+def prepare_periods_of_many(holder_type: HolderType, budgets: Iterable[tuple[str, Budget | None]]) -> None:
+    """Do it for many holders at once. budgets: (id, the budget attached)."""
+    attached = [(holder_id, budget) for holder_id, budget in budgets if budget is not None]
+    if attached:
+        transaction.on_commit(partial(_prepare, partial(_keys, holder_type, attached)), robust=True)
+
+
+def _keys(holder_type: HolderType, attached: Iterable[tuple[str, Budget]], at: datetime) -> list[Any]:
+    return [
+        allowance.period((holder_type, holder_id), at)
+        for holder_id, budget in attached
+        for allowance in allowances(budget)
+    ]
 
 
 def _prepare(keys: Callable[[datetime], list[Any]]) -> None:

@@ -70,7 +70,7 @@ DARK = "--blink-settings=preferredColorScheme=0"
 USAGE = (
     ("usage", "/admin/usage/", "1400,1250"),
     ("usage-customers", "/admin/usage/customers/?compare=previous", "1400,1500", DARK),
-    ("usage-customer", "/admin/usage/?customer=customer-000001&period=7d", "1400,1500"),
+    ("usage-customer", f"/admin/usage/customer/?customer={CUSTOMERS[0]}", "1400,1500"),
     (
         "usage-compared",
         "/admin/usage/customers/?customer=customer-000001&customer=customer-000004&compare=customers",

@@ -16,6 +16,7 @@ from django.db.models import F, OuterRef, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.http import urlencode
 
 from billing.admin.budgeted import LOG_FILTERS, BudgetedMixin
@@ -86,6 +87,8 @@ class SpendMixin(BudgetedMixin):
         context = {"total_cards": _cards(total, self.amount), **self.budget_context(request, holder)}
         if request.user.has_perm("billing.view_spendlog"):
             address = reverse("admin:billing_spendlog_changelist")
+            if self.holder_type == HolderType.CUSTOMER:
+                context["usage_url"] = f"{reverse('usage:customer')}?{urlencode({'customer': holder_id})}"
             context["logs_url"] = f"{address}?{urlencode({LOG_FILTERS[self.holder_type]: holder_id})}"
             if self.logs_column:
                 logs = SpendLog.objects.filter(**{self.logs_column: holder.pk}).select_related("key")
@@ -158,6 +161,23 @@ class CustomerSpendAdmin(SpendMixin, CustomerAdmin):
         "customer_id", "alias", "spend", "budget_now", "calls", "last_seen", "is_blocked", "created",
     )  # fmt: skip
     list_select_related = ("budget",)
+
+    @admin.display(description="spend, USD", ordering="total_spend")
+    def spend_and_why(self, customer: Any) -> str:
+        """Write the spend, and lead to what it is made of."""
+        url = f"{reverse('usage:customer')}?{urlencode({'customer': customer.pk})}"
+        return format_html(
+            '<a class="text-link" href="{}" title="Usage of {}">{}</a>',
+            url,
+            customer,
+            usd(customer.total_spend),
+        )
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        columns = super().get_list_display(request)
+        if not request.user.has_perm("billing.view_spendlog"):
+            return columns
+        return tuple("spend_and_why" if name == "spend" else name for name in columns)
 
     def listed_holders(self, rows: list[Customer]) -> list[Holder]:
         """A customer without a budget has the gateway's default."""

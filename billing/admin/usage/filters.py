@@ -44,7 +44,8 @@ _MOST_PAGES = 1_000_000
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def _month_of(day: date) -> tuple[date, date]:
+def month_of(day: date) -> tuple[date, date]:
+    """Return the first and the last day of a day's month."""
     return day.replace(day=1), day.replace(day=calendar.monthrange(day.year, day.month)[1])
 
 
@@ -64,7 +65,7 @@ PERIODS: dict[str, tuple[str, Callable[[date], tuple[date, date]]]] = {
     "30d": ("30 days", _days(30)),
     "90d": ("90 days", _days(90)),
     "this-month": ("This month", lambda today: (today.replace(day=1), today)),
-    "last-month": ("Last month", lambda today: _month_of(today.replace(day=1) - timedelta(days=1))),
+    "last-month": ("Last month", lambda today: month_of(today.replace(day=1) - timedelta(days=1))),
 }
 
 
@@ -106,10 +107,10 @@ class Asked:
         The days of a month that is not over are held against the same days of the one before.
         """
         before_start = self.start - timedelta(days=1)
-        if self.start.day == 1 and (self.start, self.end) == _month_of(self.start):
-            return _month_of(before_start)
+        if self.start.day == 1 and (self.start, self.end) == month_of(self.start):
+            return month_of(before_start)
         if self.period == "this-month":
-            first, last = _month_of(before_start)
+            first, last = month_of(before_start)
             return first, min(last, first + (self.end - self.start))
         return before_start - (self.end - self.start), before_start
 
@@ -145,6 +146,10 @@ class Asked:
     def with_one(self, name: str, value: str) -> "Asked":
         """Return the same, for calls of one customer, key, … alone; the table is another one then."""
         chosen = {**self.chosen, name: (value,)}
+        return replace(self, chosen=chosen, stack="", rows="", compare="", sort="", search="", page=1)
+
+    def only(self, **chosen: tuple[str, ...]) -> "Asked":
+        """Return the same days, for these calls alone and no other filter."""
         return replace(self, chosen=chosen, stack="", rows="", compare="", sort="", search="", page=1)
 
     def without(self, name: str, value: str) -> "Asked":

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.template.response import TemplateResponse
@@ -20,18 +19,19 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from billing import words
+from billing.admin.usage import customer, handout
 from billing.admin.usage.cards import Summary, cards, summary_of
 from billing.admin.usage.charts import chart, stack_links
 from billing.admin.usage.export import FORMATS, MOST_LINES, export
 from billing.admin.usage.filters import CUSTOM, FIELDS, PERIODS, Asked, BadAddress, default, read
+from billing.admin.usage.parts import categories, notes, permitted
 from billing.admin.usage.tables import PER_PAGE, Table, is_by_model, known, logs_url, read_table
 from billing.admin.usage.tabs import DAY_ROWS, OVERVIEW, TABS, Tab
 from billing.models import ReconcileRun, TagSetMember
 from billing.models.spend_total import MASTER_KEY_ID
 from billing.reports import Dimension, Figures, Filters, by, less, one_instant, ranked
-from billing.usage import BUCKETS, Usage
 from customers.models import Customer, Team, User, VirtualKey
-from customers.words import count, usd
+from customers.words import count
 
 _FILTER_LABELS = {
     "customer": "Customer",
@@ -48,32 +48,7 @@ _NONE_LABELS = {
     "user": "no user",
     "client": "unknown client",
 }
-_BUCKET_LABELS = {
-    "input_uncached": "Input",
-    "cache_read": "Input, read from cache",
-    "cache_write_5m": "Cache write, 5 min",
-    "cache_write_1h": "Cache write, 1 h",
-    "output_text": "Output",
-    "reasoning": "Reasoning",
-    "input_audio": "Audio in",
-    "output_audio": "Audio out",
-    "input_image": "Images in",
-    "output_image": "Images out",
-    "web_searches": "Web searches",
-}
-_MOST_MODELS = 50  # of the token categories
 SUGGESTED = 10
-
-
-def _permitted(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Have a view ask for a log-in, and for the permission to view the log."""
-
-    def permitted(request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        if not request.user.has_perm("billing.view_spendlog"):
-            raise PermissionDenied
-        return view(request, **kwargs)
-
-    return admin.site.admin_view(permitted)
 
 
 def usage_page(request: HttpRequest, *, tab: Tab) -> HttpResponse:
@@ -124,8 +99,8 @@ def _figures(request: HttpRequest, asked: Asked, tab: Tab, at: datetime) -> dict
             (each.upper(), f"{reverse('usage:export', args=[tab.slug, each])}{asked.query()}")
             for each in FORMATS
         ],
-        "notes": _notes(asked, summary),
-        "categories": _categories(asked, summary) if tab is OVERVIEW and total.calls else None,
+        "notes": notes(asked, summary),
+        "categories": categories(asked, summary) if tab is OVERVIEW and total.calls else None,
         "comparison": _comparison(asked, summary),
         "logs_url": logs_url(asked, {}),
         "subject": _subject(request, asked),
@@ -321,61 +296,6 @@ def _pager(asked: Asked, tab: Tab, table: Table) -> dict[str, Any]:
     }
 
 
-def _notes(asked: Asked, summary: Summary) -> list[dict[str, str]]:
-    """Return what the figures leave out or guess. Said also where it is nothing: then one knows."""
-    total = summary.total
-    unpriced, estimated = total.unpriced_calls, total.estimated_calls
-    share = words.percent(estimated, total.calls)
-    return [
-        {
-            "label": "Unpriced",
-            "text": f"* {words.plural(unpriced, 'call')} of models without a price: not in the spend."
-            if unpriced
-            else "none: every call has a cost.",
-            "url": logs_url(asked, {}, unpriced=True) if unpriced else "",
-            "link": "See them",
-        },
-        {
-            "label": "Estimated",
-            "text": f"{words.plural(estimated, 'call')} ({share}): the provider did "
-            "not say what was used, so it was estimated from what was sent and received."
-            if estimated
-            else "none: providers told what was used.",
-            "url": "",
-            "link": "",
-        },
-    ]
-
-
-def _categories(asked: Asked, summary: Summary) -> dict[str, Any]:
-    """Return the tokens by model and bucket, of the models that spent most: for comparison with a bill."""
-    rows = by(asked.filters, "model", limit=_MOST_MODELS, order=summary.money)  # type: ignore[arg-type]
-    total = summary.total
-    used = [bucket for bucket in BUCKETS if getattr(total.usage, bucket)]
-    return {
-        "heads": [_BUCKET_LABELS[bucket] for bucket in used],
-        "rows": [
-            {
-                "name": row.name or "no model named",
-                "cells": _buckets(row.figures.usage, used),
-                "spend": words.short_usd(summary.spend(row.figures))
-                + ("*" if row.figures.unpriced_calls else ""),
-                "title": usd(summary.spend(row.figures)),
-                "logs_url": logs_url(asked, {"model": row.name}),
-            }
-            for row in rows
-        ],
-        "total": _buckets(total.usage, used),
-        "spend": words.short_usd(summary.spend(total)) + ("*" if total.unpriced_calls else ""),
-        "title": usd(summary.spend(total)),
-        "is_cut": len(rows) == _MOST_MODELS,
-    }
-
-
-def _buckets(usage: Usage, used: list[str]) -> list[str]:
-    return [count(getattr(usage, bucket)) for bucket in used]
-
-
 def _comparison(asked: Asked, summary: Summary) -> dict[str, Any] | None:
     """Return chosen customers side by side, a column each; None where that was not asked for."""
     if asked.compare != "customers":
@@ -416,18 +336,25 @@ def _per_mtok(figures: Figures) -> str:
 
 def _subject(request: HttpRequest, asked: Asked) -> dict[str, str] | None:
     """Return the one customer that a page is about."""
-    customer = asked.one("customer")
-    if not customer:
+    chosen = asked.one("customer")
+    if not chosen:
         return None
-    rows = known("customer", [customer])
-    return {"id": customer, "label": rows.label(customer), "url": rows.url(customer, request.user)}
+    rows = known("customer", [chosen])
+    return {
+        "id": chosen,
+        "label": rows.label(chosen),
+        "url": rows.url(chosen, request.user),
+        "page_url": customer.page_url(chosen, asked),
+    }
 
 
 urlpatterns = [
+    *customer.urlpatterns,
+    *handout.urlpatterns,
     *(
-        path("" if tab is OVERVIEW else f"{tab.slug}/", _permitted(usage_page), {"tab": tab}, name=tab.slug)
+        path("" if tab is OVERVIEW else f"{tab.slug}/", permitted(usage_page), {"tab": tab}, name=tab.slug)
         for tab in TABS
     ),
-    path("<slug:slug>/export.<slug:format_>", _permitted(export_view), name="export"),
-    path("suggest/<slug:name>/", _permitted(suggest_view), name="suggest"),
+    path("<slug:slug>/export.<slug:format_>", permitted(export_view), name="export"),
+    path("suggest/<slug:name>/", permitted(suggest_view), name="suggest"),
 ]

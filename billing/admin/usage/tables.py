@@ -242,7 +242,7 @@ def _names_table(asked: Asked, tab: Tab, summary: Summary, *, user: Any, at: dat
             spend=summary.spend(found),
             total_spend=total,
             spend_before=spent_before.get(name, Decimal(0)),
-            url=reverse(OVERVIEW.url_name) + asked.with_one(tab.filter, name).query(),
+            url=_page_of(asked, tab, name),
             holder_url=rows.url(name, user),
             logs_url=logs_url(asked, {tab.filter: name}),
             line=_line(asked, by_name.get(name, {}), summary.money),
@@ -254,6 +254,13 @@ def _names_table(asked: Asked, tab: Tab, summary: Summary, *, user: Any, at: dat
     nobody = _Nobody(figures.get(""), spent_before.get(""), by_name.get("", {}))
     foot = _foot(asked, tab, summary, lines, ranking.of, _nobody(asked, tab, summary, nobody))
     return Table(lines=lines, foot=foot, of=ranking.of, amounts=by_name, page=page)
+
+
+def _page_of(asked: Asked, tab: Tab, name: str) -> str:
+    """Return the page about one name: a customer's own, where nothing else is filtered by."""
+    if tab.filter == "customer" and asked.chosen.keys() <= {"customer"}:
+        return reverse("usage:customer") + asked.only(customer=(name,)).query()
+    return reverse(OVERVIEW.url_name) + asked.with_one(tab.filter, name).query()
 
 
 def _ranking(asked: Asked, tab: Tab, summary: Summary, every: int) -> tuple[Any, int]:
