@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock bench bench-lists chaos interop screenshots clean
+.PHONY: help run test check format lock bench bench-lists bench-webhooks bench-reports chaos interop screenshots clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ bench: $(VENV)/dev.installed  ## Measure throughput and latency beside nginx; wr
 
 bench-lists: $(VENV)/dev.installed  ## Measure lists and searches of a million customers. PostgreSQL.
 	$(BIN)/python -m bench.lists $(ARGS)
+
+bench-reports: $(VENV)/dev.installed  ## Measure pages and reports with ten million calls; writes docs/benchmarks.md. PostgreSQL.
+	$(BIN)/python -m bench.reports $(ARGS)
+
+bench-webhooks: $(VENV)/dev.installed  ## Measure what events cost, and how many a worker delivers.
+	$(BIN)/python -m bench.webhooks $(ARGS)
 
 chaos: $(VENV)/dev.installed  ## The long fault tests: aborts, kills, stopped databases. Minutes.
 	CHAOS=long $(BIN)/python -m pytest -q tests/chaos $(ARGS)

@@ -11,6 +11,7 @@ machine's own speed, and what its neighbours do meanwhile, cancel out.
     rounds.py      what one round measures
     steps.py       what each step of a call costs inside one process
     page.py        the figures as a page
+    sections.py    sections of that page that others write
     peers/         other gateways, optional
 
 This measures and judges nothing but time: no test asserts any of it.

@@ -28,6 +28,7 @@ from bench.parties import (
 )
 from bench.peers import NAMES, peer
 from bench.rounds import Party, Run
+from bench.sections import joined, split
 from tests.provider import ProviderProcess
 
 PAGE = PROJECT_ROOT / "docs" / "benchmarks.md"
@@ -75,7 +76,8 @@ def main() -> int:
     if wanted.no_write or wanted.only:
         print("\n" + text)
     else:
-        PAGE.write_text(text, encoding="utf-8")
+        _, sections = split(PAGE.read_text(encoding="utf-8") if PAGE.exists() else "")
+        PAGE.write_text(joined(text, sections), encoding="utf-8")
         print(f"\nWritten: {PAGE.relative_to(PROJECT_ROOT)}")
     for bar in bars(results):
         print(bar.line())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from django.db.models import Q, QuerySet, Sum
 
 from billing.log_reading import key_ids, model_condition, within
-from billing.models import DailyOverview, DailySpend, DailyTagSpend, TagSetMember
+from billing.models import DailyOverview, DailySpend, TagSetMember
 from billing.models.daily_spend import MASTER_KEY
 from customers.api import Reach
 
@@ -40,7 +40,7 @@ def daily_sums(given: Mapping[str, Any], *, reach: Reach, start: date, end: date
     conditions = _conditions(given, reach)
     if given.get("end_user") or given.get("user_id") or reach.user_id:
         return _sums(DailySpend.objects.filter(*conditions), start, end, by_user=True)
-    table = DailyTagSpend if given.get("tag") else DailyOverview
+    table = DailySpend if given.get("tag") else DailyOverview
     by_key = _sums(table.objects.filter(*conditions), start, end, by_user=False)
     # Optimization: the small table knows no users, and of the big one an index has the rows with users.
     of_users = _sums(DailySpend.objects.filter(*conditions, user_id__gt=""), start, end, by_user=True)

@@ -12,7 +12,7 @@ bills (M4): `Figures.spend` is the one that is meant, `cost` and `charge` are al
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from functools import lru_cache, partial
 from operator import add, sub
@@ -24,7 +24,8 @@ from django.db import connection, transaction
 from billing.bulk import among
 from billing.models.daily_spend import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, MASTER_KEY, NO_TAGS, SUMS
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.rollups import OVERVIEW, SPEND, TAGS, Rollup
+from billing.rollups import OVERVIEW, SPEND, Rollup
+from billing.summaries import days_condition, parts_of, remembered, smallest
 from billing.usage import BUCKETS, Usage
 from customers.money import from_nano
 
@@ -179,7 +180,7 @@ def by_day(filters: Filters, group: Dimension | None = None, *, only: int | None
     if group is not None and only is not None:
         names = {row.name for row in by(filters, group, limit=only)}
         return [row for row in by_day(filters, group) if row.name in names]
-    query = _Query(filters, () if group is None else (group,))
+    query = _Query(filters, ("day",) if group is None else ("day", group))
     keys = ["day"] if group is None else ["day", query.column(group)]
     listed = ", ".join(keys)
     rows = query.rows(
@@ -195,9 +196,12 @@ def by_day(filters: Filters, group: Dimension | None = None, *, only: int | None
 
 def count(filters: Filters, dimension: Dimension) -> int:
     """Return how many names `by` would return without a limit."""
-    query = _Query(filters, (dimension,))
+    query = _Query(filters, (dimension,), adding=())
+    name = query.column(dimension)
     [row] = query.rows(
-        f"SELECT COUNT(DISTINCT {query.column(dimension)}) FROM {query.source} WHERE {query.condition}"
+        # Optimization: PostgreSQL sorts for COUNT(DISTINCT …).
+        f"SELECT COUNT(*) FROM (SELECT {name} FROM {query.source} WHERE {query.condition} "
+        f"GROUP BY {name}) AS names"
     )
     return row[0]
 
@@ -225,8 +229,16 @@ def percentile(latencies: Sequence[int], part: float) -> float | None:
 class _Query:
     """The pieces of a statement that answers for `filters`, by some dimensions."""
 
-    def __init__(self, filters: Filters, dimensions: Iterable[str], *, per_tag: bool = False) -> None:
+    def __init__(
+        self,
+        filters: Filters,
+        dimensions: Iterable[str],
+        *,
+        per_tag: bool = False,
+        adding: Sequence[str] = SUMS,
+    ) -> None:
         """
+        adding: the sums that the statement names.
         per_tag: the rows are joined with `weight.tags`: how many of its tags, or of those
             that are asked for, a call carries.
         """
@@ -236,20 +248,24 @@ class _Query:
         if filters.end < filters.start:
             raise BadReport("The report ends before it starts.")
         self._is_by_tag = "tag" in wanted
-        self.rollup = _smallest(filters, wanted | {"tag"} if per_tag else wanted)
-        self.source = f"{self.rollup.table} AS rollup"
+        self.parameters: list[Any] = []
+        self._conditions: list[str] = []
+        self._days: list[tuple[date, date]] = []  # to be found in the table that is read
+        self._adding = adding
+        self.source = self._rows_of(filters, wanted | {"tag"} if per_tag else wanted)
         if self._is_by_tag:
             self.source += " JOIN billing_tagsetmember AS member ON member.tag_set_id = rollup.tag_set_id"
         self.is_charged = (
             filters.customers is not None or bool(filters.without_customers) or "customer" in wanted
         )
-        self.parameters: list[Any] = []
         if per_tag:
             self._weigh(filters.tags)
-        self._conditions: list[str] = []
         self._filter(filters)
-        self.condition = " AND ".join(self._conditions)
         self.sums = ", ".join(f"CAST(SUM({name}) AS bigint)" for name in SUMS)
+
+    @property
+    def condition(self) -> str:
+        return " AND ".join(self._conditions) or "1 = 1"
 
     def column(self, dimension: str) -> str:
         return "member.tag" if dimension == "tag" else f"rollup.{_COLUMNS[dimension]}"
@@ -279,7 +295,8 @@ class _Query:
             is_charged=self.is_charged,
             calls=values["calls"],
             failed_calls=values["failed_calls"],
-            unpriced_calls=values["unpriced_calls"],
+            # Below 0 where calls of other days were priced on these.
+            unpriced_calls=max(0, values["unpriced_calls"]),
             estimated_calls=values["estimated_calls"],
             cache_hits=values["cache_hits"],
             usage=Usage(*(values[bucket] for bucket in BUCKETS)),
@@ -287,10 +304,33 @@ class _Query:
             latencies=tuple(values[bucket] for bucket in LATENCY_BUCKETS),
         )
 
+    def _rows_of(self, filters: Filters, dimensions: set[str]) -> str:
+        """Return what the report adds up, as the table `rollup`: summaries of closed spans, days, or both."""
+        columns = _columns_of(filters, dimensions)
+        summary = smallest(columns)
+        parts = parts_of(filters.start, filters.end, by_day="day" in dimensions) if summary else None
+        if summary is None or parts is None or not parts.spans:
+            self._days = [(filters.start, filters.end)]
+            return f"{_smallest(filters, dimensions).table} AS rollup"
+        listed = ", ".join(["day", *sorted(columns - {"day"})])
+        spans = among("span", "int", parts.spans)
+        self.parameters += spans.parameters
+        # Optimization: only what is added up, so that an index may have all of it.
+        sources = [f"SELECT {', '.join([listed, *self._adding])} FROM {summary.table} WHERE {spans.sql}"]
+        if parts.open:
+            condition, ids = days_condition("id", parts.open)
+            self.parameters += ids
+            # Columns of the same types on both sides: else PostgreSQL would build the whole of it first.
+            sums = [f"CAST({name} AS bigint) AS {name}" for name in self._adding]
+            open_days = f"SELECT {', '.join([listed, *sums])} FROM {summary.rollup.table}"
+            sources.append(f"{open_days} WHERE {condition}")
+        return f"({' UNION ALL '.join(sources)}) AS rollup"
+
     def _filter(self, filters: Filters) -> None:
-        # Ids begin with the digits of their day: the primary key finds the days, where nothing finds less.
-        self._add("rollup.id >= %s", _first_id_of(filters.start))
-        self._add("rollup.id < %s", _first_id_of(filters.end + timedelta(days=1)))
+        if self._days:
+            # The primary key finds the days, where nothing finds less.
+            condition, ids = days_condition("rollup.id", self._days)
+            self._add(condition, *ids)
         self._among("customer_id", filters.customers)
         self._among("team_id", filters.teams)
         self._among("user_id", filters.users)
@@ -345,16 +385,28 @@ class _Query:
 
 def _smallest(filters: Filters, dimensions: set[str]) -> Rollup:
     """Return the smallest rollup that has everything that is asked for."""
-    customers = filters.customers is not None or filters.without_customers
-    if customers or filters.users is not None or dimensions & {"customer", "user"}:
-        return SPEND
-    if filters.tags is not None or "tag" in dimensions:
-        return TAGS
-    return OVERVIEW
+    is_in_overview = _columns_of(filters, dimensions) <= set(OVERVIEW.dimensions)
+    return OVERVIEW if is_in_overview else SPEND
 
 
-def _first_id_of(day: date) -> str:
-    return f"{day:%Y%m%d}".zfill(8) + "0" * 24
+def _columns_of(filters: Filters, dimensions: set[str]) -> set[str]:
+    """Return the columns of rollups that a report asks for."""
+    columns = {_COLUMNS.get(name, "tag_set_id") for name in dimensions}
+    for column, chosen in (
+        ("customer_id", (filters.customers, filters.without_customers or None)),
+        ("key_id", (filters.keys,)),
+        ("team_id", (filters.teams, filters.without_teams or None)),
+        ("user_id", (filters.users,)),
+        ("model", (filters.models, filters.either_models)),
+        ("upstream_model", (filters.either_models,)),
+        ("provider", (filters.providers,)),
+        ("client_tool", (filters.client_tools,)),
+        ("dialect", (filters.dialects,)),
+        ("tag_set_id", (filters.tags,)),
+    ):
+        if any(each is not None for each in chosen):
+            columns.add(column)
+    return columns
 
 
 def _key(name: str) -> str:
@@ -399,8 +451,19 @@ class Amounts(NamedTuple):
     charge: Decimal
 
 
-# What names can be put in order by, as sums; `rate` is USD per token, and last where there is none.
-RANKED_BY = ("cost", "charge", "calls", "failed_calls", "total_tokens", "rate", "name")
+# What names can be put in order by, and the sums that this takes. `rate` is USD per token, last where
+# there is none.
+_TOKENS = tuple(bucket for bucket in BUCKETS if bucket != "web_searches")
+_RANKED_BY: dict[str, tuple[str, ...]] = {
+    "cost": ("cost",),
+    "charge": ("charge",),
+    "calls": ("calls",),
+    "failed_calls": ("failed_calls",),
+    "total_tokens": _TOKENS,
+    "rate": ("cost", "charge", *_TOKENS),
+    "name": (),
+}
+RANKED_BY = tuple(_RANKED_BY)
 
 
 def ranked(
@@ -421,7 +484,7 @@ def ranked(
     alike: names that are found besides (a key is known by another name than its id).
     Raises: BadReport.
     """
-    query = _Query(filters, (dimension,))
+    query = _Query(filters, (dimension,), adding=_RANKED_BY.get(order, ()))
     name = query.column(dimension)
     if dimension == "key":
         if search:
@@ -432,7 +495,6 @@ def ranked(
             pattern = "%" + re.sub(r"([\\%_])", r"\\\1", search.lower()) + "%"
             found = among(name, "text", list(alike))
             query._add(f"(LOWER({name}) LIKE %s ESCAPE '\\' OR {found.sql})", pattern, *found.parameters)
-    query.condition = " AND ".join(query._conditions)
     rows = query.rows(
         f"SELECT {name}, COUNT(*) OVER () FROM {query.source} WHERE {query.condition} GROUP BY {name} "
         f"ORDER BY {_ranking(query, order, name, ascending=ascending)} LIMIT %s OFFSET %s",
@@ -447,7 +509,7 @@ def ranked(
 
 def amounts_by_day(filters: Filters, dimension: Dimension) -> dict[str, dict[date, Amounts]]:
     """Return what each name spent on each day that it has calls on. For sparklines and stacked charts."""
-    query = _Query(filters, (dimension,))
+    query = _Query(filters, ("day", dimension), adding=("cost", "charge"))
     name = query.column(dimension)
     rows = query.rows(
         f"SELECT {name}, day, CAST(SUM(cost) AS bigint), CAST(SUM(charge) AS bigint) FROM {query.source} "
@@ -462,7 +524,7 @@ def amounts_by_day(filters: Filters, dimension: Dimension) -> dict[str, dict[dat
 
 def amounts(filters: Filters, dimension: Dimension) -> dict[str, Amounts]:
     """Return what each name spent. For the change from the period before."""
-    query = _Query(filters, (dimension,))
+    query = _Query(filters, (dimension,), adding=("cost", "charge"))
     name = query.column(dimension)
     rows = query.rows(
         f"SELECT {name}, CAST(SUM(cost) AS bigint), CAST(SUM(charge) AS bigint) FROM {query.source} "
@@ -475,14 +537,7 @@ def amounts(filters: Filters, dimension: Dimension) -> dict[str, Amounts]:
 
 def untagged(filters: Filters) -> Figures:
     """Return what the calls without a tag add up to: the report by tag has no row of them."""
-    query = _Query(filters, ())
-    rollup = TAGS if query.rollup is OVERVIEW else query.rollup
-    [row] = query.rows(
-        f"SELECT {query.sums} FROM {rollup.table} AS rollup "
-        f"WHERE {query.condition} AND rollup.tag_set_id = %s",
-        NO_TAGS.hex,
-    )
-    return query.figures(row)
+    return totals(msgspec.structs.replace(filters, tags=[""]))
 
 
 def added(reports: Iterable[Figures], *, is_charged: bool) -> Figures:
@@ -541,18 +596,23 @@ def _ranking(query: _Query, order: str, name: str, *, ascending: bool) -> str:
 def one_instant() -> Iterator[None]:
     """Have several reports see the database as it is at one instant: their figures then fit together."""
     if connection.in_atomic_block:
-        yield  # the caller's transaction decides what is seen
+        with remembered():
+            yield  # the caller's transaction decides what is seen
     elif connection.vendor == "postgresql":
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            # Compiling a statement takes longer than it saves: most are of a few thousand rows.
+            cursor.execute("SET LOCAL jit = off")
             cursor.execute("SET LOCAL work_mem = '64MB'")  # a hundred thousand names are added up in memory
-            yield
+            with remembered():
+                yield
     else:
         # `atomic` would begin with the writer's lock.
         with connection.cursor() as cursor:
             cursor.execute("BEGIN DEFERRED")
             try:
-                yield
+                with remembered():
+                    yield
             finally:
                 cursor.execute("ROLLBACK")  # nothing was written
 
@@ -565,6 +625,12 @@ _TALLIED = (
     "cost", "charge", "calls", "failed_calls", "unpriced_calls", "estimated_calls", "cache_hits",
     _PROMPT_TOKENS, _COMPLETION_TOKENS, "cache_read", "cache_write_5m + cache_write_1h",
 )  # fmt: skip
+
+
+_ADDED_TO_TALLIES = (
+    *(name for name in SUMS if name in _TALLIED),
+    *(name for name in _TOKENS if name != "cache_read"),
+)
 
 
 class Tally(NamedTuple):
@@ -606,7 +672,7 @@ def grouped(filters: Filters, dimensions: Sequence[Dimension], *, per_tag: bool 
     By tag, and with per_tag, a call counts under each of its tags: of those that are asked
     for, or of all. Raises: BadReport.
     """
-    query = _Query(filters, dimensions, per_tag=per_tag)
+    query = _Query(filters, dimensions, per_tag=per_tag, adding=_ADDED_TO_TALLIES)
     columns = [query.column(dimension) for dimension in dimensions]
     times = " * weight.tags" if per_tag else ""
     sums = ", ".join(f"CAST(COALESCE(SUM(({each}){times}), 0) AS bigint)" for each in _TALLIED)

@@ -1,7 +1,7 @@
 """
 Rollups: adds what is booked to its day's rows, in the ledger's transaction.
 
-    tag sets → daily spend → daily tag spend → daily overview
+    tag sets → days opened → daily spend → daily overview
 
 Each upsert is one statement on PostgreSQL, sorted by id: an upsert locks row by row in
 the order it is given. Sums are whole numbers: nano-dollars, calls, tokens, milliseconds.
@@ -10,8 +10,8 @@ Reading them is in `reports.py`; `reconciliation.py` makes the same rows from th
 
 import zoneinfo
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from hashlib import sha256
 from operator import add
@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import connection
 
 from billing.bulk import among, array, given, microseconds, prepared
-from billing.models import DailyOverview, DailySpend, DailyTagSpend, SpendLog
+from billing.models import DailyOverview, DailySpend, SpendLog
 from billing.models.daily_spend import (
     COUNTS,
     DIMENSIONS,
@@ -33,7 +33,6 @@ from billing.models.daily_spend import (
     NO_TAGS,
     OVERVIEW_DIMENSIONS,
     SUMS,
-    TAG_DIMENSIONS,
 )
 from billing.records import CallRecords
 
@@ -43,6 +42,7 @@ ESTIMATED = (SpendLog.UsageSource.PARTIAL.value, SpendLog.UsageSource.ESTIMATED.
 CACHED = SpendLog.UsageSource.CACHE.value
 TIMED = SpendLog.Status.SUCCESS.value
 
+DAY_LOCKS = 0x5350  # PostgreSQL's advisory locks of days: any number that nobody else uses
 _MAX_MILLISECONDS = (1 << 31) - 1
 _NO_TAGS, _MASTER_KEY = NO_TAGS.hex, MASTER_KEY.hex
 _NO_BUCKET = (0,) * len(LATENCY_BUCKETS)
@@ -62,9 +62,8 @@ class Rollup(NamedTuple):
 
 
 SPEND = Rollup(DailySpend._meta.db_table, DIMENSIONS)
-TAGS = Rollup(DailyTagSpend._meta.db_table, TAG_DIMENSIONS)
 OVERVIEW = Rollup(DailyOverview._meta.db_table, OVERVIEW_DIMENSIONS)
-ROLLUPS = (SPEND, TAGS, OVERVIEW)  # the dimensions of each begin with those of the next
+ROLLUPS = (SPEND, OVERVIEW)  # the dimensions of each begin with those of the next
 
 
 class Booked(NamedTuple):
@@ -100,24 +99,41 @@ def add_calls(cursor: Any, calls: Iterable[CallRecords]) -> None:
     _add(cursor, booked)
 
 
-def add_adjustment(cursor: Any, log: SpendLog, *, cost_nano: int, charge_nano: int, at: datetime) -> None:
-    """Add what a call costs more, or less, to the rows of the day it is adjusted on (M3)."""
-    tags = tuple(log.tags)
-    key = (
-        day_of(microseconds(at) // 1_000_000, settings.REPORTING_TIME_ZONE),
-        _MASTER_KEY if log.key_id is None else log.key_id.hex,
-        log.team_id or "",
-        log.model,
-        log.provider,
-        log.upstream_model,
-        str(log.deployment_id or NO_DEPLOYMENT),
-        log.dialect,
-        log.client_tool,
-        tag_set_id(tags),
-        log.customer_id or "",
-        log.user_id or "",
-    )
-    _add(cursor, [Booked(key, (cost_nano, charge_nano, *[0] * (len(SUMS) - 2)), tags)])
+class Moved(NamedTuple):
+    """What a correction adds to the figures of its call: nano-dollars, and -1 where it got its first price."""
+
+    log: SpendLog
+    cost_nano: int
+    charge_nano: int
+    unpriced: int
+
+
+def add_adjustments(cursor: Any, moved: Iterable[Moved], *, at: datetime) -> None:
+    """Add what calls cost more, or less, to the rows of the day they are adjusted on (M3)."""
+    day = day_of(microseconds(at) // 1_000_000, settings.REPORTING_TIME_ZONE)
+    booked = []
+    for log, cost_nano, charge_nano, unpriced in moved:
+        tags = tuple(log.tags)
+        key = (
+            day,
+            _MASTER_KEY if log.key_id is None else log.key_id.hex,
+            log.team_id or "",
+            log.model,
+            log.provider,
+            log.upstream_model,
+            str(log.deployment_id or NO_DEPLOYMENT),
+            log.dialect,
+            log.client_tool,
+            tag_set_id(tags),
+            log.customer_id or "",
+            log.user_id or "",
+        )
+        sums = (cost_nano, charge_nano, 0, 0, unpriced, *[0] * (len(SUMS) - 5))
+        booked.append(Booked(key, sums, tags))
+    _add(cursor, booked)
+
+
+assert SUMS[:5] == ("cost", "charge", "calls", "failed_calls", "unpriced_calls")
 
 
 @lru_cache(maxsize=4096)
@@ -173,6 +189,7 @@ def _sums(call: CallRecords) -> _Sums:
 
 def _add(cursor: Any, booked: Sequence[Booked]) -> None:
     _ensure_tag_sets(cursor, {each.tags for each in booked if each.tags})
+    open_days(cursor, {date.fromisoformat(each.key[0]) for each in booked})
     rows: Iterable[tuple[_Key, _Sums]] = ((each.key, each.sums) for each in booked)
     for rollup in ROLLUPS:
         summed: dict[_Key, _Sums] = {}
@@ -183,6 +200,15 @@ def _add(cursor: Any, booked: Sequence[Booked]) -> None:
             summed[key] = sums if known is None else [*map(add, known, sums)]
         _upsert(cursor, rollup, sorted([((row_id(key), *key), sums) for key, sums in summed.items()]))
         rows = summed.items()
+
+
+def open_days(cursor: Any, days: Collection[date]) -> None:
+    """Open the closed spans of days (`summaries.py`) that are written to: nobody closes them until we end."""
+    for day in sorted(days):
+        if connection.vendor == "postgresql":
+            prepared(cursor, f"SELECT pg_advisory_xact_lock_shared({DAY_LOCKS}, %s::int)", [day.toordinal()])
+        # A statement of its own: it sees what was closed while we waited for the lock.
+        prepared(cursor, "DELETE FROM billing_closedspan WHERE day <= %s AND last_day >= %s", [day, day])
 
 
 def _ensure_tag_sets(cursor: Any, tag_sets: Iterable[tuple[str, ...]]) -> None:
@@ -217,46 +243,64 @@ def _upsert(cursor: Any, rollup: Rollup, rows: Sequence[tuple[_Key, _Sums]]) -> 
     """Add the sums to their rows, which are made where they are missing. rows: sorted by id."""
     if not rows:
         return
-    statement = _statement(rollup, connection.vendor)
     if connection.vendor == "postgresql":
         keys = [array(column) for column in zip(*(key for key, _ in rows), strict=True)]
-        sums = [_numbers(column) for column in zip(*(sums for _, sums in rows), strict=True)]
-        prepared(cursor, statement, [*keys, *sums])
+        columns = dict(zip(SUMS, zip(*(sums for _, sums in rows), strict=True), strict=True))
+        rare = tuple(any(any(columns[name]) for name in group) for group in _RARE)
+        sums = [array(columns[name]) for name in _written(rare)]
+        prepared(cursor, _statement(rollup, rare), [*keys, *sums])
     else:
-        cursor.executemany(statement, [(*key, *sums) for key, sums in rows])
+        cursor.executemany(_statement_for_each(rollup), [(*key, *sums) for key, sums in rows])
 
 
-def _numbers(column: Sequence[int]) -> str:
-    """Return numbers as PostgreSQL writes arrays; none at all where all are 0, as in most columns.
-
-    Optimization: PostgreSQL takes a tenth of a microsecond to read a number.
-    """
-    return array(column) if any(column) else "{}"
+# Optimization: sums that are 0 in whole batches. PostgreSQL takes a tenth of a microsecond to read a
+# number, and as long to add it: what is 0 in all rows of a batch is neither sent nor added.
+_RARE = (
+    ("failed_calls", "unpriced_calls", "estimated_calls", "cache_hits"),
+    ("cache_write_5m", "cache_write_1h"),
+    ("reasoning",),
+    ("input_audio", "output_audio", "input_image", "output_image", "web_searches"),
+    LATENCY_BUCKETS[:3],
+    LATENCY_BUCKETS[-4:],
+)
 
 
 @lru_cache
-def _statement(rollup: Rollup, vendor: str) -> str:
-    key = ("id", *rollup.dimensions)
-    columns = ", ".join([*key, *SUMS])
-    if vendor == "postgresql":
-        types = [*(_TYPES.get(name, "text") for name in key), *map(_type_of_sum, SUMS)]
-        # Of arrays that differ in length the shorter ones are filled up with NULL.
-        # Optimization: `FROM unnest(…, …)` would store each array apart before it reads them side by side.
-        arrays = ", ".join(
-            f"unnest(%s::{type_}[]) AS {name}" for type_, name in zip(types, (*key, *SUMS), strict=True)
-        )
-        sums = ", ".join(f"COALESCE({name}, 0)" for name in SUMS)
-        source = f"SELECT {', '.join(key)}, {sums} FROM (SELECT {arrays}) AS given"
-    else:
-        source = f"VALUES ({', '.join(['%s'] * (len(key) + len(SUMS)))})"
-    return f"INSERT INTO {rollup.table} ({columns}) {source} {on_conflict_add(rollup)}"
+def _written(rare: tuple[bool, ...]) -> tuple[str, ...]:
+    """Return the sums of a statement. rare: whether it has those of each group of `_RARE`."""
+    left_out = {name for group, has in zip(_RARE, rare, strict=True) for name in group if not has}
+    return tuple(name for name in SUMS if name not in left_out)
+
+
+@lru_cache
+def _statement(rollup: Rollup, rare: tuple[bool, ...]) -> str:
+    """Return PostgreSQL's statement: an array for each column that is written."""
+    key, written = ("id", *rollup.dimensions), _written(rare)
+    types = [*(_TYPES.get(name, "text") for name in key), *map(_type_of_sum, written)]
+    # Optimization: `FROM unnest(…, …)` would store each array apart before it reads them side by side.
+    arrays = ", ".join(
+        f"unnest(%s::{type_}[]) AS {name}" for type_, name in zip(types, (*key, *written), strict=True)
+    )
+    sums = ", ".join(name if name in written else "0" for name in SUMS)
+    return (
+        f"INSERT INTO {rollup.table} ({', '.join([*key, *SUMS])}) "
+        f"SELECT {', '.join(key)}, {sums} FROM (SELECT {arrays}) AS given {on_conflict_add(rollup, written)}"
+    )
+
+
+@lru_cache
+def _statement_for_each(rollup: Rollup) -> str:
+    """Return SQLite's statement: a row at a time."""
+    columns = ("id", *rollup.dimensions, *SUMS)
+    marks = ", ".join(["%s"] * len(columns))
+    return f"INSERT INTO {rollup.table} ({', '.join(columns)}) VALUES ({marks}) {on_conflict_add(rollup)}"
 
 
 def _type_of_sum(name: str) -> str:
     return "integer" if name in COUNTS or name in LATENCY_BUCKETS else "bigint"
 
 
-def on_conflict_add(rollup: Rollup) -> str:
+def on_conflict_add(rollup: Rollup, sums: Iterable[str] = SUMS) -> str:
     """Return the end of an INSERT: what to do with rows that there are."""
-    added = ", ".join(f"{name} = {rollup.table}.{name} + EXCLUDED.{name}" for name in SUMS)
+    added = ", ".join(f"{name} = {rollup.table}.{name} + EXCLUDED.{name}" for name in sums)
     return f"ON CONFLICT (id) DO UPDATE SET {added}"

@@ -4,7 +4,7 @@ Demo data: a log as a busy gateway would have it, and everything derived from it
 Who calls follows Zipf's law (the n-th customer calls 1/n as often as the first); when,
 the hours of an office day. Costs are those of the price rows that the rows name, so that
 each can be explained. Only the log is written here: `reconciliation.repair` then makes
-totals and rollups of it, as it would after a loss.
+totals and rollups of it, as it would after a loss; and days that are over are closed.
 """
 
 import random
@@ -17,12 +17,14 @@ import msgspec
 from django.db import connection, transaction
 
 from billing.bulk import timestamp
+from billing.closed_months import MonthIsClosed, closed_months
 from billing.ledger import LOG_COLUMNS, make_customers
 from billing.models import Price, SpendLog
 from billing.partitions import ensure_partitions, month_start, next_month
 from billing.price_sources import canonical_model, load_genai_prices
 from billing.pricing import PriceBook, ResolvedPrice
 from billing.reconciliation import repair
+from billing.summaries import close_days
 from billing.usage import NO_USAGE, Usage
 from customers.ids import uuid7_bytes
 from customers.models import Team, User, VirtualKey
@@ -93,8 +95,11 @@ _PROJECTS = ("search", "support", "summaries", "agents", "translation", "onboard
 def seed(*, rows: int, customers: int, days: int, at: datetime, progress: Progress) -> None:
     """Add `rows` calls of the `days` before `at`, and what follows from them.
 
-    Raises: `reconciliation.AlreadyRepairing`, with the log written; a repair makes up for it.
+    Raises: MonthIsClosed; `reconciliation.AlreadyRepairing`, with the log written; a repair makes up for it.
     """
+    closed = closed_months((at - timedelta(days=days)).date(), at.date())
+    if closed:
+        raise MonthIsClosed(f"{closed[0]:%Y-%m} is closed: calls of it cannot be made up.")
     dice = random.Random()  # noqa: S311  no secrets
     load_genai_prices(at=at)
     callers = [f"customer-{number:06d}" for number in range(1, customers + 1)]
@@ -106,6 +111,8 @@ def seed(*, rows: int, customers: int, days: int, at: datetime, progress: Progre
         written += len(lines)
         progress("logs", written, rows)
     repair(at=at, progress=progress)
+    if connection.vendor == "postgresql":
+        close_days(at=at, progress=progress)
 
 
 def _make_customers(ids: Sequence[str], progress: Progress) -> None:
@@ -246,7 +253,7 @@ _FAILED = {
     "error_message": "The provider is overloaded.",
     "usage_source": SpendLog.UsageSource.NONE.value,
 }
-_OTHERWISE = {"client_left": False, "attempts": "[]", "metadata": "{}"}
+_OTHERWISE = {"client_left": False, "attempts": "[]", "metadata": "{}", "units": None}
 
 
 def _usage(model: Model, dice: random.Random) -> Usage:

@@ -143,18 +143,6 @@ class TagSetMember(models.Model):
         return self.tag
 
 
-class DailyTagSpend(DailySums):
-    """By set of tags, whoever the customer and the user are: for reports about tags alone."""
-
-    tag_set_id = models.UUIDField()
-
-    class Meta:
-        verbose_name = "daily spend by tags"
-
-    def __str__(self) -> str:
-        return f"{self.day} {self.model} {self.tag_set_id}"
-
-
 class DailySpend(DailySums):
     """By everything: also by customer, user and set of tags."""
 
@@ -183,6 +171,7 @@ class ReconcileRun(models.Model):
     rows_compared = models.BigIntegerField()
     differences = models.IntegerField()
     repaired = models.BooleanField(default=False)
+    kept_since = models.DateField(null=True)  # older logs were removed: sealed balances stand for them
     # The first of them: [{"table": …, "row": …, "column": …, "off_by": …}]
     examples = models.JSONField(default=list)
 

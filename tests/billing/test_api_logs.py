@@ -15,7 +15,7 @@ from django.test import SimpleTestCase, TestCase, override_settings
 from billing import log_reading
 from billing.adjustments import adjust
 from billing.log_reading import find_logs
-from billing.models import Adjustment, DailyTagSpend, Price, SpendLog
+from billing.models import Adjustment, Price, SpendLog
 from billing.pricing import resolve
 from billing.usage import Usage
 from billing.views import log_objects
@@ -524,7 +524,6 @@ class SummaryTests(LogsTestCase):
             ):
                 self.assertEqual(len(self.summary(**query)), 2)
         SpendLog.objects.all()._raw_delete("default")
-        DailyTagSpend.objects.all()._raw_delete("default")
 
         self.assertEqual(self.summary()[0]["spend"], usd("0.5"))
 

@@ -16,7 +16,6 @@ from billing.models import (
     Adjustment,
     DailyOverview,
     DailySpend,
-    DailyTagSpend,
     Installation,
     SpendLog,
     TagSet,
@@ -37,7 +36,7 @@ from tests.billing.making import NOON, book_calls, make_call, nano
 
 DAY = date(2026, 7, 15)
 KEY = uuid.UUID(int=5)
-TABLES = (DailySpend, DailyTagSpend, DailyOverview)
+TABLES = (DailySpend, DailyOverview)
 
 
 class BookingTests(TestCase):
@@ -71,10 +70,8 @@ class BookingTests(TestCase):
         self.assertEqual((row.latency_ms_sum, row.latency_7), (1500, 1))  # above 1,000 to 1,500 ms
         self.assertEqual(tag_set.tags, ["a", "b"])
         self.assertEqual(set(TagSetMember.objects.values_list("tag", flat=True)), {"a", "b"})
-        for table in (DailyTagSpend, DailyOverview):
-            self.assertEqual(
-                [getattr(table.objects.get(), name) for name in SUMS], [getattr(row, n) for n in SUMS]
-            )
+        overview = DailyOverview.objects.get()
+        self.assertEqual([getattr(overview, name) for name in SUMS], [getattr(row, name) for name in SUMS])
 
     def test_calls_that_differ_in_nothing_add_up(self):
         for _ in range(2):
@@ -96,7 +93,6 @@ class BookingTests(TestCase):
             book_calls(make_call(**fields))
 
         self.assertEqual(DailySpend.objects.count(), 14)
-        self.assertEqual(DailyTagSpend.objects.count(), 12)
         self.assertEqual(DailyOverview.objects.count(), 10)
 
     def test_refused_and_failed_calls_are_calls_that_took_no_time(self):
@@ -155,7 +151,6 @@ class BookingTests(TestCase):
     def test_every_column_of_the_tables_is_written(self):
         for table, rollup in (
             (DailySpend, rollups.SPEND),
-            (DailyTagSpend, rollups.TAGS),
             (DailyOverview, rollups.OVERVIEW),
         ):
             columns = {field.column for field in table._meta.concrete_fields}

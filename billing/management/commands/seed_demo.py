@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from billing.closed_months import MonthIsClosed
 from billing.models import SpendLog
 from billing.reconciliation import AlreadyRepairing
 from billing.seeding import seed
@@ -38,6 +39,8 @@ class Command(BaseCommand):
                 at=timezone.now(),
                 progress=_Lines(self.stdout).tell,
             )
+        except MonthIsClosed as error:
+            raise CommandError(str(error)) from None
         except AlreadyRepairing:
             raise CommandError(
                 "The log is written, but another repair is running: run manage.py reconcile --repair later."
