@@ -51,6 +51,21 @@ def ensure_partitions(*, at: datetime, using: str = "default") -> None:
             logger.warning("partition %s was not made: %s", partition_name(start), error)
 
 
+def partition_months(*, using: str = "default") -> list[datetime]:
+    """Return the months that have a partition, in their order; none where there are no partitions."""
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT child.relname FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid "
+            "WHERE inhparent = %s::regclass AND child.relname ~ '_[0-9]{4}_[0-9]{2}$'",
+            [TABLE],
+        )
+        names = [name for (name,) in cursor.fetchall()]
+    return sorted(datetime(int(name[-7:-3]), int(name[-2:]), 1, tzinfo=UTC) for name in names)
+
+
 def create_statement(month: datetime) -> str:
     """Return the statement that makes `month`'s partition."""
     # The same bounds as those of queries by time: the planner then leaves out every other month.

@@ -1,12 +1,16 @@
 """
 Reconciliation: proves that everything derived from the log says what the log says.
 
-    spend logs + adjustments = spend totals = budget periods = daily spend = by tags = overview
+    sealed balances + spend logs + adjustments = spend totals = budget periods = daily spend = overview
 
 All of it is compared in one snapshot of the database. What differs is left in temporary
 tables, as what is missing: what should be there minus what is. A repair adds just that, in
 small transactions. It may do so while calls are booked: those add the same to the log and to
 what is derived, so what was missing in the snapshot stays missing until it is added.
+
+The log is read once, month by month (`log_sums.py`). Of **sealed days**, whose logs are
+gone (`retention.py`), `DailySpend` is the record: its holders' balances prove it, it proves
+the overview, and a repair leaves both alone.
 
 Amounts are nano-dollars. Log rows and adjustments are never changed.
 """
@@ -14,46 +18,62 @@ Amounts are nano-dollars. Log rows and adjustments are never changed.
 import contextlib
 import fcntl
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
-from django.conf import settings
 from django.db import connection, transaction
 
-from billing.models import Adjustment, BudgetPeriod, HolderType, ReconcileRun, SpendTotal
-from billing.models.daily_spend import (
-    DIMENSIONS,
-    LATENCY_BOUNDS_MS,
-    LATENCY_BUCKETS,
-    MASTER_KEY,
-    NO_DEPLOYMENT,
-    NO_TAGS,
-    SUMS,
+from billing.log_sums import (
+    IS_OF_A_CALL,
+    TOTAL_SUMS,
+    Slices,
+    add_adjustments,
+    add_logs,
+    boundary_of,
+    by_holder,
+    create_sums,
+    digest,
+    each,
+    in_periods,
+    instant_of,
+    is_postgresql,
+    latest,
+    month_of,
+    newline,
+    tag_set_id,
+    total_figures,
+    uuid_of,
+    written_key,
 )
-from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID
+from billing.models import BudgetPeriod, ClosedMonth, HolderType, ReconcileRun, SpendTotal
+from billing.models.daily_spend import NO_TAGS, SUMS
+from billing.models.spend_total import MASTER_KEY_ID
+from billing.partitions import month_start, next_month
 from billing.periods import lock_periods, retried
-from billing.rollups import CACHED, ESTIMATED, FAILED, ROLLUPS, TIMED, Rollup, on_conflict_add
-from billing.usage import BUCKETS
+from billing.rollups import OVERVIEW, SPEND, Rollup, on_conflict_add, open_days
+from billing.sealed import Days, days_of_month, kept_since, sealed_days
+from billing.summaries import SUMMARIES, Summary
+from customers.ids import first_uuid7_at
 from customers.money import from_nano, plain_usd
 
 EXAMPLES = 20  # differences that are told one by one
-MONEY = ("cost", "charge", "spent_cost", "spent_charge")
+MONEY = ("cost", "charge", "spent_cost", "spent_charge", "held", "provisional")
+Progress = Callable[[str, int, int], None]  # what, how much of it is done, and how much there is
+
 _WRITE_SECONDS = {"sqlite": 0.025, "postgresql": 0.25}  # what a repair's transactions aim at (S)
 _MOST_ROWS = {"sqlite": 2_000, "postgresql": 20_000}  # of one transaction
 _PAUSE_SECONDS = 0.005  # between two of them on SQLite, whose busy handler is unfair
 _REPAIR_LOCK = 0x5350454E44  # PostgreSQL's advisory lock: any number that nobody else uses
-_TOTAL_SUMS = (
-    "cost", "charge", "calls", "failed_calls", "unpriced_calls", "prompt_tokens", "completion_tokens",
-)  # fmt: skip
-_PERIOD_SUMS = ("spent_cost", "spent_charge")
-# As `Usage` derives them.
-_PROMPT = "input_uncached + cache_read + cache_write_5m + cache_write_1h + input_audio + input_image"
-_COMPLETION = "output_text + reasoning + output_audio + output_image"
+_PERIOD_SUMS = ("spent_cost", "spent_charge", "held", "provisional")
+_ROLLUPS = (("daily spend", SPEND), ("daily overview", OVERVIEW))
+_BOOKED, _SETS, _LEFT = "reconcile_booked", "reconcile_sets", "reconcile_left"
+_LATEST_ID = uuid.UUID(int=(1 << 128) - 1)
 
 
 class AlreadyRepairing(Exception):
-    """Another process repairs: what is missing must not be added twice."""
+    """Another process repairs or seals: what is missing must not be added twice."""
 
 
 class Difference(NamedTuple):
@@ -73,10 +93,40 @@ class Comparison(NamedTuple):
     rows_compared: int
     differing: dict[str, int]
     examples: list[Difference]
+    kept_since: date | None  # logs before were removed: sealed balances stand for them
+    lasting: int  # of the differing rows, those that no repair can make good
 
     @property
     def differences(self) -> int:
         return sum(self.differing.values())
+
+
+class Scope(NamedTuple):
+    """What is compared: everything, or the days of a month and the periods that lie in it."""
+
+    days: Days | None
+    sealed: list[Days]  # of these, or of a part of them, logs were removed
+
+    @property
+    def is_in(self) -> str:
+        return "1 = 1" if self.days is None else _among_days([self.days])
+
+    @property
+    def is_sealed(self) -> str:
+        return _among_days(self.sealed)
+
+    @property
+    def is_open(self) -> str:
+        return f"({self.is_in} AND NOT {self.is_sealed})"
+
+    @property
+    def is_month_in(self) -> str:
+        """Return the condition for a month to be compared as a whole."""
+        if self.days is None:
+            return "1 = 1"
+        months = {days_of_month(day) for day in self.days}
+        whole = [each for each in months if self.days.first <= each.first and each.last <= self.days.last]
+        return _among_days(whole, "month")
 
 
 class Missing(NamedTuple):
@@ -84,36 +134,42 @@ class Missing(NamedTuple):
 
     name: str  # of what is derived, as it is told
     table: str
+    temporary: str
     row: str  # an expression that names the row
     columns: tuple[str, ...]  # that are compared, and told
     select: str  # `row`'s columns, and what each of `columns` lacks
     order: str  # in which everybody locks rows of this table
-    add: str  # a statement that adds rows of `{chunk}` to the table
+    add: str  # a statement that adds rows of `{chunk}` to the table; empty: nothing can
 
     @property
-    def temporary(self) -> str:
-        return f"reconcile_{self.table}"
+    def has_days(self) -> bool:
+        return self.table in (SPEND.table, OVERVIEW.table)
 
 
-def compare(*, at: datetime) -> Comparison:
-    """Compare everything in one snapshot. at: now."""
+def compare(*, at: datetime, days: Days | None = None, progress: Progress | None = None) -> Comparison:
+    """Compare in one snapshot. at: now. days: only these, and the periods that lie in them; no totals.
+
+    progress: told of what is read, how much of it is done, and how much there is.
+    """
     try:
-        return _compare(at)
+        return _compare(at, Scope(days, []), progress)
     finally:
         _drop_temporary_tables()
 
 
-def repair(*, at: datetime, progress: Callable[[str, int, int], None]) -> Comparison:
-    """Compare everything, then add what is missing; return what was compared before.
+def repair(*, at: datetime, progress: Progress, days: Days | None = None) -> Comparison:
+    """Compare, then add what is missing; return what was compared before.
 
-    progress: told of the table, how many of its rows are done, and how many there are.
-    Raises: AlreadyRepairing.
+    Nothing of sealed days is repaired: their logs are gone; nor of closed months. Raises: AlreadyRepairing.
     """
-    with _alone():
+    with alone():
         try:
-            found = _compare(at)
-            for missing in _missing_tables():
-                if found.differing[missing.name]:
+            scope = Scope(days, [])
+            found = _compare(at, scope, progress)
+            for missing in _missing_tables(scope):
+                if found.differing[missing.name] and missing.add:
+                    if missing.has_days:
+                        _leave_closed_months(missing)
                     _add(missing, found.differing[missing.name], progress)
             return found
         finally:
@@ -128,40 +184,133 @@ def record(found: Comparison, *, repaired: bool) -> ReconcileRun:
         rows_compared=found.rows_compared,
         differences=found.differences,
         repaired=repaired,
+        kept_since=found.kept_since,
         examples=[example._asdict() for example in found.examples],
     )
+
+
+def _among_days(ranges: Sequence[Days], column: str = "day") -> str:
+    each_range = [f"{column} BETWEEN '{days.first}' AND '{days.last}'" for days in ranges]
+    return f"({' OR '.join(each_range) or '1 = 0'})"
 
 
 # -- comparing -----------------------------------------------------------------------
 
 
-def _compare(at: datetime) -> Comparison:
+def _compare(at: datetime, scope: Scope, progress: Progress | None) -> Comparison:
     begun = time.monotonic()
     _drop_temporary_tables()
     with _snapshot(), connection.cursor() as cursor:
-        cursor.execute(f"CREATE TEMPORARY TABLE reconcile_booked AS {_booked()}")
-        compared = _count(cursor, "billing_spendlog") + _count(cursor, "billing_adjustment")
+        scope.sealed[:] = sealed_days()
+        compared = _add_up(cursor, scope, progress)
         differing: dict[str, int] = {}
         examples: list[Difference] = []
-        for missing in _missing_tables():
+        lasting = 0
+        counted = set()
+        for missing in _missing_tables(scope):
             cursor.execute(
                 f"CREATE TEMPORARY TABLE {missing.temporary} AS SELECT missing.*, "
                 f"ROW_NUMBER() OVER (ORDER BY {missing.order}) AS number FROM ({missing.select}) AS missing"
             )
-            compared += _count(cursor, missing.table)
+            if missing.table not in counted:
+                counted.add(missing.table)
+                compared += _count(cursor, missing.table, scope.is_in if missing.has_days else "")
             differing[missing.name] = _count(cursor, missing.temporary)
+            lasting += 0 if missing.add else differing[missing.name]
             examples += _examples(cursor, missing, EXAMPLES - len(examples))
-    return Comparison(at, time.monotonic() - begun, compared, differing, examples)
+        return Comparison(at, time.monotonic() - begun, compared, differing, examples, kept_since(), lasting)
+
+
+def _add_up(cursor: Any, scope: Scope, progress: Progress | None) -> int:
+    """Add up logs and adjustments by everything that is compared; return how many rows there are.
+
+    One pass over the log, a month at a time: what is kept in memory has the size of a month's sums.
+    """
+    create_sums(cursor, _BOOKED)
+    slices = Slices(cursor)
+    months = list(_months(cursor, scope))
+    compared = 0
+    for number, condition in enumerate(months, 1):
+        add_logs(cursor, _BOOKED, condition, slices)
+        compared += _count(cursor, "billing_spendlog AS log", condition)
+        if progress is not None:
+            progress("log: month", number, len(months))
+    bounds = ""
+    if scope.days is not None:
+        starts, ends = instant_of(scope.days.starts_at), instant_of(scope.days.ends_at)
+        bounds = f"adjustment.booked_at >= {starts} AND adjustment.booked_at < {ends}"
+    add_adjustments(cursor, _BOOKED, bounds or "1 = 1")
+    compared += _count(cursor, "billing_adjustment AS adjustment", bounds)
+    _add_up_sets(cursor)
+    if scope.sealed:
+        _add_up_sealed(cursor, scope)
+    if is_postgresql():
+        cursor.execute(f"ANALYZE {_BOOKED}")  # or it would be taken for small
+    return compared
+
+
+def _months(cursor: Any, scope: Scope) -> Iterator[str]:
+    """Return a condition for the logs of each month that has any."""
+    after, end = uuid.UUID(int=0), _LATEST_ID
+    if scope.days is not None:
+        after, end = first_uuid7_at(scope.days.starts_at), first_uuid7_at(scope.days.ends_at)
+    while True:
+        cursor.execute(
+            f"SELECT id FROM billing_spendlog WHERE id >= {uuid_of(after.hex)} AND id < {uuid_of(end.hex)} "
+            "ORDER BY id LIMIT 1"
+        )
+        found = cursor.fetchone()
+        if found is None:
+            return
+        first = found[0] if isinstance(found[0], uuid.UUID) else uuid.UUID(found[0])
+        behind = min(end, _month_after(first))
+        yield f"log.id >= {uuid_of(after.hex)} AND log.id < {uuid_of(behind.hex)}"
+        after = behind
+
+
+def _month_after(log_id: uuid.UUID) -> uuid.UUID:
+    try:
+        return first_uuid7_at(next_month(month_start(datetime.fromtimestamp((log_id.int >> 80) / 1000, UTC))))
+    except (ValueError, OverflowError, OSError):
+        return _LATEST_ID  # an id of no year that we know
+
+
+def _add_up_sets(cursor: Any) -> None:
+    """Note the tags of each set, where it is known: those of calls, else those that its id is a hash of."""
+    text = "CAST(tags AS text)"
+    cursor.execute(
+        f"CREATE TEMPORARY TABLE {_SETS} AS SELECT tag_set_id, MIN(tags) AS tags FROM ("
+        f"SELECT tag_set_id, {text} AS tags FROM {_BOOKED} WHERE tag_set_id <> {uuid_of(NO_TAGS.hex)} "
+        f"UNION ALL SELECT id, {text} FROM billing_tagset WHERE id = {tag_set_id('tags')}"
+        ") AS known GROUP BY tag_set_id"
+    )
+
+
+def _add_up_sealed(cursor: Any, scope: Scope) -> None:
+    """Add up what is left of sealed days' spend without the calls and adjustments that are still there."""
+    keys = "key_id, team_id, user_id, customer_id, tag_set_id"
+    sums = [name for name in SUMS if not name.startswith("latency")]
+    where = f"WHERE {scope.is_sealed} AND {scope.is_in}"
+    cursor.execute(
+        f"CREATE TEMPORARY TABLE {_LEFT} AS SELECT lines.*, COALESCE(known.tags, '[]') AS tags FROM ("
+        f"SELECT month, {keys}, {', '.join(f'CAST(SUM({name}) AS bigint) AS {name}' for name in sums)} FROM ("
+        f"SELECT {month_of('day')} AS month, {keys}, {', '.join(sums)} FROM {SPEND.table} {where} "
+        f"UNION ALL SELECT {month_of('day')}, {keys}, {_negative(sums)} FROM {_BOOKED} {where}"
+        f") AS both_sides WHERE {scope.is_month_in} GROUP BY month, {keys}) AS lines "
+        f"LEFT JOIN {_SETS} AS known ON known.tag_set_id = lines.tag_set_id"
+    )
 
 
 @contextlib.contextmanager
 def _snapshot() -> Iterator[None]:
-    """See the database as it is at one instant, and hold up nobody."""
+    """See the database as it is at one instant, and hold up nobody but who drops a partition."""
     if connection.in_atomic_block:
         yield  # the caller's transaction decides what is seen
     elif connection.vendor == "postgresql":
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            # Before the snapshot: a partition that is dropped is gone from old snapshots too.
+            cursor.execute("LOCK TABLE billing_spendlog IN ACCESS SHARE MODE")
             cursor.execute("SET LOCAL work_mem = '64MB'")
             yield
     else:
@@ -177,17 +326,15 @@ def _snapshot() -> Iterator[None]:
 
 
 def _drop_temporary_tables() -> None:
+    schema = "pg_temp" if is_postgresql() else "temp"
+    everything = _missing_tables(Scope(None, [days_of_month(date(2000, 1, 1))]))
     with connection.cursor() as cursor:
-        for name in ("reconcile_booked", *(missing.temporary for missing in _missing_tables())):
-            cursor.execute(f"DROP TABLE IF EXISTS {_temporary_schema()}.{name}")
+        for name in (_BOOKED, _SETS, _LEFT, *(missing.temporary for missing in everything)):
+            cursor.execute(f"DROP TABLE IF EXISTS {schema}.{name}")
 
 
-def _temporary_schema() -> str:
-    return "pg_temp" if connection.vendor == "postgresql" else "temp"
-
-
-def _count(cursor: Any, table: str) -> int:
-    cursor.execute(f"SELECT COUNT(*) FROM {table}")
+def _count(cursor: Any, table: str, condition: str = "") -> int:
+    cursor.execute(f"SELECT COUNT(*) FROM {table}{f' WHERE {condition}' if condition else ''}")
     return cursor.fetchone()[0]
 
 
@@ -208,186 +355,28 @@ def _examples(cursor: Any, missing: Missing, limit: int) -> list[Difference]:
 
 
 def _told(column: str, off_by: int) -> str:
+    if column == "last_call_at":
+        return "another instant"
     return plain_usd(from_nano(off_by)) if column in MONEY else str(off_by)
-
-
-# -- what is booked --------------------------------------------------------------------
-
-
-def _booked() -> str:
-    """Return a query for the sums of logs and adjustments by `DIMENSIONS`, with the tags beside their set.
-
-    An initial spend is of no day: it is left out here.
-    """
-    keys = [name for name in DIMENSIONS if name != "tag_set_id"]
-    grouped = ", ".join([*keys, "tags"])
-    sums = ", ".join(f"CAST(SUM({name}) AS bigint) AS {name}" for name in SUMS)
-    return (
-        f"SELECT {', '.join(keys)}, {_tag_set_id()} AS tag_set_id, tags, last_call_at, {', '.join(SUMS)} "
-        "FROM ("
-        f"SELECT {grouped}, MAX(last_call_at) AS last_call_at, {sums} "
-        f"FROM ({_logs()} UNION ALL {_adjustments()}) AS booked GROUP BY {grouped}) AS booked"
-    )
-
-
-def _logs() -> str:
-    figures = {
-        "cost": "COALESCE(log.cost, 0)",
-        "charge": "COALESCE(log.charge, 0)",
-        "calls": "1",
-        "failed_calls": _one_if(f"log.status IN {_texts(FAILED)}"),
-        "unpriced_calls": _one_if("log.cost IS NULL"),
-        "estimated_calls": _one_if(f"log.usage_source IN {_texts(ESTIMATED)}"),
-        "cache_hits": _one_if(f"log.usage_source = '{CACHED}'"),
-        **{bucket: f"log.{bucket}" for bucket in BUCKETS},
-        "latency_ms_sum": f"CASE WHEN log.status = '{TIMED}' THEN log.latency_ms ELSE 0 END",
-        **{name: _one_if(f"log.status = '{TIMED}' AND {bounds}") for name, bounds in _latency_buckets()},
-    }
-    return (
-        f"SELECT {_dimensions('log', 'log', 'log.started_at')}, log.started_at AS last_call_at, "
-        f"{', '.join(f'{figures[name]} AS {name}' for name in SUMS)} FROM billing_spendlog AS log"
-    )
-
-
-def _adjustments() -> str:
-    figures = {"cost": "adjustment.cost", "charge": "adjustment.charge"}
-    no_call = "CAST(NULL AS timestamptz)" if connection.vendor == "postgresql" else "NULL"
-    return (
-        f"SELECT {_dimensions('adjustment', 'log', 'adjustment.booked_at')}, {no_call}, "
-        f"{', '.join(figures.get(name, '0') for name in SUMS)} "
-        "FROM billing_adjustment AS adjustment "
-        "LEFT JOIN billing_spendlog AS log ON log.id = adjustment.log_id "
-        f"WHERE {_IS_OF_A_CALL}"
-    )
-
-
-_IS_OF_A_CALL = f"adjustment.reason <> '{Adjustment.Reason.INITIAL_SPEND.value}'"
-
-
-def _dimensions(who: str, how: str, instant: str) -> str:
-    """Return the dimensions of a row, and its tags. who, how: the tables that say them."""
-    columns = {
-        "day": _day(instant),
-        "key_id": f"COALESCE({who}.key_id, {_uuid(MASTER_KEY.hex)})",
-        "model": f"{who}.model",
-        "deployment_id": f"COALESCE({how}.deployment_id, {NO_DEPLOYMENT})",
-        **{name: f"COALESCE({who}.{name}, '')" for name in ("team_id", "customer_id", "user_id")},
-        **{
-            name: f"COALESCE({how}.{name}, '')"
-            for name in ("provider", "upstream_model", "dialect", "client_tool")
-        },
-    }
-    named = [f"{columns[name]} AS {name}" for name in DIMENSIONS if name != "tag_set_id"]
-    return ", ".join([*named, f"{who}.tags AS tags"])
-
-
-def _latency_buckets() -> Iterator[tuple[str, str]]:
-    """Return each bucket's column and the condition for a log to be in it."""
-    lower = None
-    for name, upper in zip(LATENCY_BUCKETS, [*LATENCY_BOUNDS_MS, None], strict=True):
-        bounds = [] if lower is None else [f"log.latency_ms > {lower}"]
-        bounds += [] if upper is None else [f"log.latency_ms <= {upper}"]
-        yield name, " AND ".join(bounds)
-        lower = upper
-
-
-def _one_if(condition: str) -> str:
-    return f"CASE WHEN {condition} THEN 1 ELSE 0 END"
-
-
-def _texts(values: Iterable[str]) -> str:
-    return "(" + ", ".join(f"'{value}'" for value in values) + ")"
-
-
-# -- expressions that databases spell differently --------------------------------------
-
-
-def _is_postgresql() -> bool:
-    return connection.vendor == "postgresql"
-
-
-def _day(instant: str) -> str:
-    zone = settings.REPORTING_TIME_ZONE  # `billing.E001`: it is one
-    if _is_postgresql():
-        return f"CAST({instant} AT TIME ZONE '{zone}' AS date)"
-    return f"django_datetime_cast_date({instant}, '{zone}', 'UTC')"
-
-
-def _uuid(digits: str) -> str:
-    return f"CAST('{digits}' AS uuid)" if _is_postgresql() else f"'{digits}'"
-
-
-def _digest(text: str, digits: int) -> str:
-    if _is_postgresql():
-        return f"substr(encode(sha256(convert_to({text}, 'UTF8')), 'hex'), 1, {digits})"
-    return f"substr(SHA256({text}), 1, {digits})"  # Django adds the function to SQLite
-
-
-def _tag_set_id() -> str:
-    """Return `rollups.tag_set_id` of the column `tags`."""
-    if _is_postgresql():
-        joined = (
-            "(SELECT string_agg(each.value, chr(31) ORDER BY each.at) "
-            "FROM jsonb_array_elements_text(tags) WITH ORDINALITY AS each(value, at))"
-        )
-        digest = f"CAST({_digest(joined, 32)} AS uuid)"
-        return f"CASE WHEN tags = '[]' THEN {_uuid(NO_TAGS.hex)} ELSE {digest} END"
-    joined = "(SELECT group_concat(value, char(31)) FROM json_each(tags))"
-    return f"CASE WHEN json_array_length(tags) = 0 THEN '{NO_TAGS.hex}' ELSE {_digest(joined, 32)} END"
-
-
-def _row_id(rollup: Rollup) -> str:
-    """Return `rollups.row_id` of a row with the rollup's dimensions."""
-    if _is_postgresql():
-        texts = [f"replace(CAST({name} AS text), '-', '')" if name.endswith(("key_id", "set_id")) else
-                 f"CAST({name} AS text)" for name in rollup.dimensions[1:]]  # fmt: skip
-        digest = _digest(" || chr(31) || ".join(texts), 24)
-        return f"CAST(to_char(day, 'YYYYMMDD') || {digest} AS uuid)"
-    digest = _digest(" || char(31) || ".join(rollup.dimensions[1:]), 24)
-    return f"replace(day, '-', '') || {digest}"
-
-
-def _each(column: str) -> str:
-    """Return what joins a table with the texts of a JSON list in one of its columns, as `each.value`."""
-    if _is_postgresql():
-        return f"CROSS JOIN LATERAL jsonb_array_elements_text(CAST({column} AS jsonb)) AS each(value)"
-    return f"CROSS JOIN json_each({column}) AS each"
-
-
-def _bytewise(column: str) -> str:
-    """Return a column sorted as Python sorts, not by a collation."""
-    return f'{column} COLLATE "C"' if _is_postgresql() else column
-
-
-def _written_key(column: str) -> str:
-    """Return a key's id as totals name its holder."""
-    if _is_postgresql():
-        return f"CAST({column} AS text)"
-    cuts = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
-    return " || '-' || ".join(f"substr({column}, {start}, {length})" for start, length in cuts)
-
-
-def _first_id_at(instant: str) -> str:
-    """Return the smallest id of a log of that instant, which is a whole millisecond."""
-    if _is_postgresql():
-        digits = f"lpad(to_hex(CAST(extract(epoch FROM {instant}) * 1000 AS bigint)), 12, '0')"
-        return f"CAST({digits} || '70008000000000000000' AS uuid)"
-    ms = f"strftime('%s', {instant}) * 1000 + substr(strftime('%f', {instant}), 4, 3)"
-    return f"printf('%012x', {ms}) || '70008000000000000000'"
 
 
 # -- what is derived -------------------------------------------------------------------
 
 
-def _missing_tables() -> list[Missing]:
+def _missing_tables(scope: Scope) -> list[Missing]:
     """Return what is compared. Tag sets come first: rollups are read through them."""
-    return [
-        _missing_tag_sets(),
+    found = [
+        _missing_tag_sets(scope),
         _missing_tag_set_members(),
-        *map(_missing_in_rollup, ("daily spend", "daily spend by tags", "daily overview"), ROLLUPS),
-        _missing_in_totals(),
-        _missing_in_periods(),
+        _surplus_tag_set_members(),
+        *(_missing_in_rollup(name, rollup, scope) for name, rollup in _ROLLUPS),
     ]
+    if scope.sealed:
+        found += [_missing_in_sealed_spend(scope), _missing_in_sealed_overview(scope)]
+    found += [_missing_in_summary(summary, scope) for summary in SUMMARIES]
+    if scope.days is None:
+        found += [_missing_in_totals(), _missing_last_calls()]
+    return [*found, _missing_in_periods(scope)]
 
 
 def _lacking(keys: str, should_be: str, actual: str, sums: Sequence[str], more: str = "") -> str:
@@ -406,46 +395,151 @@ def _negative(names: Iterable[str]) -> str:
     return ", ".join(f"-{name}" for name in names)
 
 
-def _missing_in_rollup(name: str, rollup: Rollup) -> Missing:
+# -- rollups -----------------------------------------------------------------------------
+
+
+def _missing_in_rollup(name: str, rollup: Rollup, scope: Scope) -> Missing:
     keys, sums = ", ".join(rollup.dimensions), ", ".join(SUMS)
     lacking = _lacking(
         keys,
-        f"SELECT {keys}, {sums} FROM reconcile_booked",
-        f"SELECT {keys}, {_negative(SUMS)} FROM {rollup.table}",
+        f"SELECT {keys}, {sums} FROM {_BOOKED} WHERE {scope.is_open}",
+        f"SELECT {keys}, {_negative(SUMS)} FROM {rollup.table} WHERE {scope.is_open}",
         SUMS,
-    )
-    named = ["model", "customer_id", "team_id", "user_id"]
-    row = " || ' ' || ".join(
-        [
-            "CAST(day AS text)",
-            *(f"'{column}=' || {column}" for column in named if column in rollup.dimensions),
-        ]
     )
     return Missing(
         name,
         rollup.table,
-        row,
+        f"reconcile_{rollup.table}",
+        _named(rollup.dimensions),
         SUMS,
         f"SELECT {_row_id(rollup)} AS id, lacking.* FROM ({lacking}) AS lacking",
         "id",
-        f"INSERT INTO {rollup.table} (id, {keys}, {sums}) SELECT id, {keys}, {sums} FROM {{chunk}} "
-        f"{on_conflict_add(rollup)}",
+        f"INSERT INTO {rollup.table} (id, {keys}, {sums}) SELECT id, {keys}, {sums} "
+        f"FROM {{chunk}} AS chunk WHERE TRUE {on_conflict_add(rollup)}",
     )
 
 
-def _missing_tag_sets() -> Missing:
-    tags = "CAST(tags AS jsonb)" if _is_postgresql() else "tags"
+def _named(dimensions: Sequence[str]) -> str:
+    """Return what names a row of a rollup: its day, and who and what it is about."""
+    told = ("model", "customer_id", "team_id", "user_id")
+    named = (f"'{column}=' || {column}" for column in told if column in dimensions)
+    return " || ' ' || ".join(["CAST(day AS text)", *named])
+
+
+def _row_id(rollup: Rollup) -> str:
+    """Return `rollups.row_id` of a row with the rollup's dimensions."""
+    if is_postgresql():
+        texts = [f"replace(CAST({name} AS text), '-', '')" if name.endswith(("key_id", "set_id")) else
+                 f"CAST({name} AS text)" for name in rollup.dimensions[1:]]  # fmt: skip
+        return f"CAST(to_char(day, 'YYYYMMDD') || {digest(' || chr(31) || '.join(texts), 24)} AS uuid)"
+    return f"replace(day, '-', '') || {digest(' || char(31) || '.join(rollup.dimensions[1:]), 24)}"
+
+
+def _missing_in_sealed_spend(scope: Scope) -> Missing:
+    """What daily spend of sealed days says by holder and month, beside the sealed balances."""
+    keys, sums = "month, holder_type, holder_id", ", ".join(TOTAL_SUMS)
+    left = by_holder(_LEFT, f"month, {total_figures()}")
+    return Missing(
+        "daily spend, sealed days",
+        SPEND.table,
+        "reconcile_sealed_spend",
+        "CAST(month AS text) || ' ' || holder_type || ' ' || holder_id",
+        TOTAL_SUMS,
+        _lacking(
+            keys,
+            f"SELECT {keys}, {sums} FROM billing_sealedbalance WHERE {scope.is_month_in}",
+            f"SELECT {keys}, {_negative(TOTAL_SUMS)} FROM ({left}) AS spent",
+            TOTAL_SUMS,
+        ),
+        keys,
+        "",
+    )
+
+
+def _missing_in_sealed_overview(scope: Scope) -> Missing:
+    keys, sums = ", ".join(OVERVIEW.dimensions), ", ".join(SUMS)
+    where = f"WHERE {scope.is_sealed} AND {scope.is_in}"
+    return Missing(
+        "daily overview, sealed days",
+        OVERVIEW.table,
+        "reconcile_sealed_overview",
+        _named(OVERVIEW.dimensions),
+        SUMS,
+        _lacking(
+            keys,
+            f"SELECT {keys}, {sums} FROM {SPEND.table} {where}",
+            f"SELECT {keys}, {_negative(SUMS)} FROM {OVERVIEW.table} {where}",
+            SUMS,
+        ),
+        keys,
+        "",
+    )
+
+
+def _missing_in_summary(summary: Summary, scope: Scope) -> Missing:
+    """What a summary lacks of its rollup. A span that differs is opened: reports then read its days."""
+    names, sums = ", ".join(summary.dimensions), ", ".join(SUMS)
+    added = ", ".join(f"SUM({name}) AS {name}" for name in SUMS)
+    spans = f"SELECT span.id FROM billing_closedspan AS span WHERE {_spans_in(scope)}"
+    by_day = (
+        f"SELECT day, {names}, {added} FROM {summary.rollup.table} WHERE {scope.is_in} GROUP BY day, {names}"
+    )
+    should_be = (
+        f"SELECT span.id AS span, {', '.join(f'rollup.{name}' for name in summary.dimensions)}, {sums} "
+        f"FROM ({by_day}) AS rollup JOIN billing_closedspan AS span "
+        f"ON rollup.day >= span.day AND rollup.day <= span.last_day WHERE {_spans_in(scope)}"
+    )
+    actual = f"SELECT span, {names}, {_negative(SUMS)} FROM {summary.table} WHERE span IN ({spans})"
+    return Missing(
+        f"summaries by {', '.join(_short(name) for name in summary.dimensions)}",
+        summary.table,
+        f"reconcile_{summary.table}",
+        f"(SELECT CAST(day AS text) || ' to ' || CAST(last_day AS text) FROM billing_closedspan AS closed "
+        f"WHERE closed.id = missing.span) || ' ' || {_any_text(summary.dimensions)}",
+        SUMS,
+        _lacking(f"span, {names}", should_be, actual, SUMS),
+        f"span, {names}",
+        "DELETE FROM billing_closedspan WHERE id IN (SELECT span FROM {chunk} AS chunk)",
+    )
+
+
+def _spans_in(scope: Scope) -> str:
+    if scope.days is None:
+        return "1 = 1"
+    return f"span.day >= '{scope.days.first}' AND span.last_day <= '{scope.days.last}'"
+
+
+def _short(column: str) -> str:
+    return column.removesuffix("_id").replace("_", " ")
+
+
+def _any_text(columns: Sequence[str]) -> str:
+    return " || ' ' || ".join(f"CAST({column} AS text)" for column in columns)
+
+
+# -- sets of tags ------------------------------------------------------------------------
+
+
+def _missing_tag_sets(scope: Scope) -> Missing:
+    tags = "CAST(tags AS jsonb)" if is_postgresql() else "tags"
+    needed = (
+        f"SELECT tag_set_id FROM {_BOOKED} UNION SELECT tag_set_id FROM {SPEND.table} WHERE {scope.is_in}"
+    )
+    is_right = f"id = {tag_set_id('tags')}"
     return Missing(
         "sets of tags",
         "billing_tagset",
-        "tags",
+        "reconcile_billing_tagset",
+        "COALESCE(tags, CAST(id AS text))",
         ("rows_lacking",),
-        "SELECT tag_set_id AS id, MIN(CAST(tags AS text)) AS tags, 1 AS rows_lacking FROM reconcile_booked "
-        f"WHERE tag_set_id <> {_uuid(NO_TAGS.hex)} "
-        "AND NOT EXISTS (SELECT 1 FROM billing_tagset AS known WHERE known.id = tag_set_id) "
-        "GROUP BY tag_set_id",
+        "SELECT wrong.id, known.tags, 1 AS rows_lacking FROM ("
+        f"SELECT tag_set_id AS id FROM ({needed}) AS needed "
+        f"WHERE tag_set_id <> {uuid_of(NO_TAGS.hex)} AND tag_set_id NOT IN (SELECT id FROM billing_tagset) "
+        f"UNION SELECT id FROM billing_tagset WHERE NOT ({is_right})) AS wrong "
+        f"LEFT JOIN {_SETS} AS known ON known.tag_set_id = wrong.id",
         "id",
-        f"INSERT INTO billing_tagset (id, tags) SELECT id, {tags} FROM {{chunk}} ON CONFLICT (id) DO NOTHING",
+        f"INSERT INTO billing_tagset (id, tags) SELECT id, {tags} FROM {{chunk}} AS chunk "
+        "WHERE tags IS NOT NULL ON CONFLICT (id) DO UPDATE SET tags = EXCLUDED.tags",
     )
 
 
@@ -453,92 +547,143 @@ def _missing_tag_set_members() -> Missing:
     return Missing(
         "tags of sets",
         "billing_tagsetmember",
+        "reconcile_billing_tagsetmember",
         "tag",
         ("rows_lacking",),
-        "SELECT lacking.*, 1 AS rows_lacking FROM ("
-        f"SELECT tag_set_id, each.value AS tag FROM "
-        "(SELECT tag_set_id, MIN(CAST(tags AS text)) AS listed FROM reconcile_booked "
-        "GROUP BY tag_set_id) AS sets "
-        f"{_each('listed')} EXCEPT SELECT tag_set_id, tag FROM billing_tagsetmember) AS lacking",
+        f"SELECT lacking.*, 1 AS rows_lacking FROM (SELECT tag_set_id, each.value AS tag FROM {_SETS} "
+        f"{each('tags')} EXCEPT SELECT tag_set_id, tag FROM billing_tagsetmember) AS lacking",
         f"tag_set_id, {_bytewise('tag')}",
-        "INSERT INTO billing_tagsetmember (tag_set_id, tag) SELECT tag_set_id, tag FROM {chunk} "
-        "ON CONFLICT (tag_set_id, tag) DO NOTHING",
+        "INSERT INTO billing_tagsetmember (tag_set_id, tag) SELECT tag_set_id, tag FROM {chunk} AS chunk "
+        "WHERE TRUE ON CONFLICT (tag_set_id, tag) DO NOTHING",
     )
 
 
+def _surplus_tag_set_members() -> Missing:
+    """Members of sets that do not have this tag, or that there are not."""
+    return Missing(
+        "tags of no set",
+        "billing_tagsetmember",
+        "reconcile_surplus_tags",
+        "tag",
+        ("rows_lacking",),
+        "SELECT surplus.*, -1 AS rows_lacking FROM (SELECT tag_set_id, tag FROM billing_tagsetmember "
+        f"WHERE tag_set_id IN (SELECT tag_set_id FROM {_SETS}) "
+        "OR tag_set_id NOT IN (SELECT id FROM billing_tagset) "
+        f"EXCEPT SELECT tag_set_id, each.value FROM {_SETS} {each('tags')}) AS surplus",
+        f"tag_set_id, {_bytewise('tag')}",
+        "DELETE FROM billing_tagsetmember WHERE EXISTS (SELECT 1 FROM {chunk} AS chunk "
+        "WHERE chunk.tag_set_id = billing_tagsetmember.tag_set_id AND chunk.tag = billing_tagsetmember.tag)",
+    )
+
+
+def _bytewise(column: str) -> str:
+    """Return a column sorted as Python sorts, not by a collation."""
+    return f'{column} COLLATE "C"' if is_postgresql() else column
+
+
+# -- totals ------------------------------------------------------------------------------
+
+_TOTAL_ORDER = ("holder_type", "holder_id")
+
+
 def _missing_in_totals() -> Missing:
-    keys, sums = "holder_type, holder_id", ", ".join(_TOTAL_SUMS)
+    keys, sums = "holder_type, holder_id", ", ".join(TOTAL_SUMS)
     table = SpendTotal._meta.db_table
-    latest = "GREATEST" if _is_postgresql() else "MAX"
-    added = ", ".join(f"{name} = {table}.{name} + EXCLUDED.{name}" for name in _TOTAL_SUMS)
+    added = ", ".join(f"{name} = {table}.{name} + EXCLUDED.{name}" for name in TOTAL_SUMS)
+    sealed = f"SELECT {keys}, {sums}, last_call_at FROM billing_sealedbalance"
     lacking = _lacking(
         keys,
-        " UNION ALL ".join([*_spent_in_calls(), *_initially_spent()]),
-        f"SELECT {keys}, {_negative(_TOTAL_SUMS)}, NULL FROM {table}",
-        _TOTAL_SUMS,
+        " UNION ALL ".join(
+            [by_holder(_BOOKED, f"{total_figures()}, last_call_at"), sealed, *_initially_spent()]
+        ),
+        f"SELECT {keys}, {_negative(TOTAL_SUMS)}, NULL FROM {table}",
+        TOTAL_SUMS,
         "MAX(last_call_at) AS last_call_at",
     )
     return Missing(
         "spend totals",
         table,
+        f"reconcile_{table}",
         "holder_type || ' ' || holder_id",
-        _TOTAL_SUMS,
+        TOTAL_SUMS,
         lacking,
-        f"{_bytewise('holder_type')}, {_bytewise('holder_id')}",
+        ", ".join(map(_bytewise, _TOTAL_ORDER)),
         f"INSERT INTO {table} ({keys}, {sums}, last_call_at) "
-        f"SELECT {keys}, {sums}, last_call_at FROM {{chunk}} "
-        f"ON CONFLICT (holder_type, holder_id) DO UPDATE SET {added}, last_call_at = {latest}("
+        f"SELECT {keys}, {sums}, last_call_at FROM {{chunk}} AS chunk WHERE TRUE "
+        f"ON CONFLICT (holder_type, holder_id) DO UPDATE SET {added}, last_call_at = {latest()}("
         f"COALESCE({table}.last_call_at, EXCLUDED.last_call_at), "
         f"COALESCE(EXCLUDED.last_call_at, {table}.last_call_at))",
     )
-
-
-def _spent_in_calls() -> Iterator[str]:
-    """Return a query for each type of holder: what `holders` says, of sums instead of one call."""
-    tokens = f"{_PROMPT} AS prompt_tokens, {_COMPLETION} AS completion_tokens"
-    figures = f"cost, charge, calls, failed_calls, unpriced_calls, {tokens}, last_call_at"
-    nobody = _uuid(MASTER_KEY.hex)
-    key = f"CASE WHEN key_id = {nobody} THEN '{MASTER_KEY_ID}' ELSE {_written_key('key_id')} END"
-    newline = "chr(10)" if _is_postgresql() else "char(10)"
-    booked = "reconcile_booked AS booked"
-    for kind, holder, source in (
-        (HolderType.GATEWAY, f"'{GATEWAY_ID}'", booked),
-        (HolderType.KEY, key, booked),
-        (HolderType.TEAM, "team_id", f"{booked} WHERE team_id <> ''"),
-        (
-            HolderType.TEAM_MEMBER,
-            f"team_id || {newline} || user_id",
-            f"{booked} WHERE team_id <> '' AND user_id <> ''",
-        ),
-        (HolderType.USER, "user_id", f"{booked} WHERE user_id <> ''"),
-        (HolderType.CUSTOMER, "customer_id", f"{booked} WHERE customer_id <> ''"),
-        (HolderType.TAG, "each.value", f"{booked} {_each('booked.tags')}"),
-    ):
-        yield f"SELECT '{kind.value}' AS holder_type, {holder} AS holder_id, {figures} FROM {source}"
 
 
 def _initially_spent() -> Iterator[str]:
     """Return a query for each type of holder that an initial spend may name: it counts for no other."""
     for kind in (HolderType.KEY, HolderType.TEAM, HolderType.USER, HolderType.CUSTOMER):
         column = f"{kind.value}_id"
-        holder = _written_key(column) if kind == HolderType.KEY else column
+        holder = written_key(column) if kind == HolderType.KEY else column
         yield (
             f"SELECT '{kind.value}', {holder}, cost, charge, 0, 0, 0, 0, 0, NULL "
             "FROM billing_adjustment AS adjustment "
-            f"WHERE {column} IS NOT NULL AND NOT ({_IS_OF_A_CALL})"
+            f"WHERE {column} IS NOT NULL AND NOT ({IS_OF_A_CALL})"
         )
 
 
-def _missing_in_periods() -> Missing:
+def _missing_last_calls() -> Missing:
+    """Totals that name another instant than that of the holder's latest call."""
+    table = SpendTotal._meta.db_table
+    differs = "IS DISTINCT FROM" if is_postgresql() else "IS NOT"
+    same = "IS NOT DISTINCT FROM" if is_postgresql() else "IS"
+    calls = (
+        f"{by_holder(_BOOKED, 'last_call_at')} "
+        "UNION ALL SELECT holder_type, holder_id, last_call_at FROM billing_sealedbalance"
+    )
+    return Missing(
+        "last calls of totals",
+        table,
+        "reconcile_last_calls",
+        "holder_type || ' ' || holder_id",
+        ("last_call_at",),
+        "SELECT total.holder_type, total.holder_id, total.last_call_at AS was, latest.at AS should_be, "
+        f"1 AS last_call_at FROM {table} AS total LEFT JOIN ("
+        f"SELECT holder_type, holder_id, MAX(last_call_at) AS at FROM ({calls}) AS calls "
+        "GROUP BY holder_type, holder_id) AS latest "
+        "ON latest.holder_type = total.holder_type AND latest.holder_id = total.holder_id "
+        f"WHERE total.last_call_at {differs} latest.at",
+        ", ".join(map(_bytewise, _TOTAL_ORDER)),
+        # One that a booking has moved since is right.
+        f"UPDATE {table} AS total SET last_call_at = chunk.should_be FROM {{chunk}} AS chunk "
+        "WHERE total.holder_type = chunk.holder_type AND total.holder_id = chunk.holder_id "
+        f"AND total.last_call_at {same} chunk.was",
+    )
+
+
+# -- budget periods ----------------------------------------------------------------------
+
+
+def _missing_in_periods(scope: Scope) -> Missing:
     table = BudgetPeriod._meta.db_table
-    should_be = " UNION ALL ".join([*_spent_in_periods(), *_adjusted_in_periods()])
-    lacking = _lacking("id", should_be, f"SELECT id, {_negative(_PERIOD_SUMS)} FROM {table}", _PERIOD_SUMS)
+    nothing_held = "0 AS held, 0 AS provisional"
+    should_be = " UNION ALL ".join(
+        [
+            f"SELECT id, spent_cost, spent_charge, {nothing_held} FROM ({in_periods(_BOOKED)}) AS spent",
+            "SELECT period_id, cost, charge, 0, 0 FROM billing_sealedperiod",
+            *_adjusted_in_periods(),
+            *_held_in_periods(),
+        ]
+    )
+    lacking = _lacking(
+        "id",
+        f"SELECT id, {', '.join(_PERIOD_SUMS)} FROM ({should_be}) AS should_be WHERE {_is_period_in(scope)}",
+        f"SELECT id, {_negative(_PERIOD_SUMS)} FROM {table} WHERE {_is_period_in(scope)}",
+        _PERIOD_SUMS,
+    )
     added = ", ".join(f"{name} = period.{name} + chunk.{name}" for name in _PERIOD_SUMS)
     return Missing(
         "budget periods",
         table,
-        "(SELECT holder_type || ' ' || holder_id || ' from ' || CAST(counts_from AS text) "
-        f"FROM {table} AS period WHERE period.id = missing.id)",
+        f"reconcile_{table}",
+        "COALESCE((SELECT holder_type || ' ' || holder_id || ' from ' || CAST(counts_from AS text) "
+        f"FROM {table} AS period WHERE period.id = missing.id), 'gone: ' || CAST(id AS text))",
         _PERIOD_SUMS,
         lacking,
         "id",
@@ -546,26 +691,18 @@ def _missing_in_periods() -> Missing:
     )
 
 
-def _spent_in_periods() -> Iterator[str]:
-    """Return a query for each type of holder: the sums of its logs in each of its periods."""
-    after_all, end = _uuid("f" * 32), _first_id_at("period.ends_at")
-    for kind, is_holder in _is_holder("log"):
-        yield (
-            "SELECT period.id AS id, "
-            "COALESCE(log.cost, 0) AS spent_cost, COALESCE(log.charge, 0) AS spent_charge "
-            "FROM billing_budgetperiod AS period JOIN billing_spendlog AS log "
-            f"ON {is_holder} AND log.id >= {_first_id_at('period.counts_from')} "
-            f"AND log.id < CASE WHEN period.ends_at IS NULL THEN {after_all} ELSE {end} END "
-            "AND (period.scope = '' OR period.scope = log.model) "
-            f"WHERE period.holder_type = '{kind.value}'"
-        )
+def _is_period_in(scope: Scope) -> str:
+    if scope.days is None:
+        return "1 = 1"
+    starts, ends = boundary_of(scope.days.starts_at), boundary_of(scope.days.ends_at)
+    return f"id IN (SELECT id FROM billing_budgetperiod WHERE counts_from >= {starts} AND ends_at <= {ends})"
 
 
 def _adjusted_in_periods() -> Iterator[str]:
-    """Return the same of adjustments. Those booked when the period was over do not count in it (M3)."""
-    for kind, is_holder in _is_holder("adjustment"):
+    """Return queries for what adjustments add. Those booked when the period was over do not count (M3)."""
+    for kind, is_holder in _is_holder():
         yield (
-            "SELECT period.id, adjustment.cost, adjustment.charge "
+            "SELECT period.id, adjustment.cost, adjustment.charge, 0, 0 "
             "FROM billing_budgetperiod AS period JOIN billing_adjustment AS adjustment "
             f"ON {is_holder} AND adjustment.started_at >= period.counts_from "
             "AND (period.ends_at IS NULL OR "
@@ -575,23 +712,29 @@ def _adjusted_in_periods() -> Iterator[str]:
         )
 
 
-def _is_holder(row: str) -> Iterator[tuple[HolderType, str]]:
-    """Return the condition for `row` to count for the period's holder, for each type of holder."""
+def _held_in_periods() -> Iterator[str]:
+    """Return queries for what calls under way hold, and what unpriced ones left behind."""
+    held = "SELECT period_id, 0, 0, {} FROM billing_hold WHERE lease_expires_at {}"
+    yield held.format("amount, 0", "IS NOT NULL")
+    yield held.format("0, amount", "IS NULL")
+
+
+def _is_holder() -> Iterator[tuple[HolderType, str]]:
+    """Return the condition for an adjustment to count for the period's holder, for each type of holder."""
     # An initial spend names one holder, and counts neither for the gateway nor as the master key's.
-    of_a_call = _IS_OF_A_CALL if row == "adjustment" else "1 = 1"
-    holder, master = "period.holder_id", f"period.holder_id = '{MASTER_KEY_ID}'"
-    if _is_postgresql():
+    row, holder = "adjustment", "period.holder_id"
+    master = f"{holder} = '{MASTER_KEY_ID}'"
+    if is_postgresql():
         is_key = f"{row}.key_id = CAST(NULLIF({holder}, '{MASTER_KEY_ID}') AS uuid)"
-        newline, has_tag = "chr(10)", f"{row}.tags @> jsonb_build_array({holder})"
+        has_tag = f"{row}.tags @> jsonb_build_array({holder})"
     else:
         is_key = f"{row}.key_id = replace({holder}, '-', '')"
-        newline = "char(10)"
         has_tag = f"EXISTS (SELECT 1 FROM json_each({row}.tags) AS each WHERE each.value = {holder})"
-    yield HolderType.GATEWAY, of_a_call
+    yield HolderType.GATEWAY, IS_OF_A_CALL
     yield HolderType.KEY, is_key
-    yield HolderType.KEY, f"{master} AND {row}.key_id IS NULL AND {of_a_call}"
+    yield HolderType.KEY, f"{master} AND {row}.key_id IS NULL AND {IS_OF_A_CALL}"
     yield HolderType.TEAM, f"{row}.team_id = {holder}"
-    yield HolderType.TEAM_MEMBER, f"{row}.team_id || {newline} || {row}.user_id = {holder}"
+    yield HolderType.TEAM_MEMBER, f"{row}.team_id || {newline()} || {row}.user_id = {holder}"
     yield HolderType.USER, f"{row}.user_id = {holder}"
     yield HolderType.CUSTOMER, f"{row}.customer_id = {holder}"
     yield HolderType.TAG, has_tag
@@ -600,7 +743,7 @@ def _is_holder(row: str) -> Iterator[tuple[HolderType, str]]:
 # -- repairing -------------------------------------------------------------------------
 
 
-def _add(missing: Missing, rows: int, progress: Callable[[str, int, int], None]) -> None:
+def _add(missing: Missing, rows: int, progress: Progress) -> None:
     """Add what is missing, in transactions short enough that nobody notices."""
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE INDEX {missing.temporary}_number ON {missing.temporary} (number)")
@@ -610,13 +753,22 @@ def _add(missing: Missing, rows: int, progress: Callable[[str, int, int], None])
         retried(lambda first=done, size=size: _add_chunk(missing, first, size))  # type: ignore[misc]
         done = min(rows, done + size)
         seconds = time.monotonic() - begun
-        progress(missing.name, done, rows)
+        progress(f"{missing.name}: repaired", done, rows)
         if seconds > _WRITE_SECONDS[connection.vendor]:
             size = max(1, size // 2)
         elif seconds < _WRITE_SECONDS[connection.vendor] / 3:
             size = min(2 * size, _MOST_ROWS[connection.vendor])
         if connection.vendor == "sqlite":
             time.sleep(_PAUSE_SECONDS)
+
+
+def _leave_closed_months(missing: Missing) -> None:
+    """Take out the rows of closed months: their figures stay as they are until the month is opened."""
+    months = ClosedMonth.objects.order_by("month").values_list("month", flat=True)
+    closed = [days_of_month(month) for month in months]
+    if closed:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DELETE FROM {missing.temporary} WHERE {_among_days(closed)}")
 
 
 def _add_chunk(missing: Missing, first: int, size: int) -> None:
@@ -628,14 +780,15 @@ def _add_chunk(missing: Missing, first: int, size: int) -> None:
         if missing.table == BudgetPeriod._meta.db_table:
             cursor.execute(f"SELECT id FROM {chunk} AS chunk ORDER BY number")
             lock_periods(cursor, [row[0] for row in cursor.fetchall()])
-        # Without WHERE, SQLite would take what follows for a join's condition.
-        is_update = missing.add.startswith("UPDATE")
-        cursor.execute(missing.add.format(chunk=chunk if is_update else f"{chunk} AS chunk WHERE TRUE"))
+        if missing.has_days:
+            cursor.execute(f"SELECT DISTINCT CAST(day AS text) FROM {chunk} AS chunk")
+            open_days(cursor, {date.fromisoformat(row[0]) for row in cursor.fetchall()})
+        cursor.execute(missing.add.format(chunk=chunk))
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Be the only one who repairs. The lock goes with the process. Raises: AlreadyRepairing."""
+def alone() -> Iterator[None]:
+    """Be the only one who repairs or seals. The lock goes with the process. Raises: AlreadyRepairing."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_try_advisory_lock(%s)", [_REPAIR_LOCK])

@@ -5,7 +5,7 @@ Whatever is wrong is one sentence that says what to do (`CommandError`, exit cod
 """
 
 import uuid
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -47,6 +47,14 @@ class WithExamples(BaseCommand):
         return super().create_parser(
             prog_name, subcommand, epilog=self.examples, formatter_class=_Formatter, **kwargs
         )
+
+
+def month(text: str) -> date:
+    """Return the first day of a month written as `2026-03`. Raises: ArgumentTypeError."""
+    try:
+        return date.fromisoformat(f"{text}-01")
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no month: write it as 2026-03") from None
 
 
 def add_days(parser: CommandParser) -> None:

@@ -24,7 +24,7 @@ from billing.price_sync import RUNS_AT, automatic, next_run, set_automatic, sync
 from billing.pricing import PriceBook
 from billing.tasks import sync_prices as nightly_task
 from billing.usage import Usage
-from customers.models import Budget, Customer, User, VirtualKey
+from customers.models import AuditLog, Budget, Customer, User, VirtualKey
 from customers.money import from_nano
 from proxy.configuration.providers import PROVIDERS
 from tests.billing.making import NOON, book_calls, make_call, nano
@@ -417,10 +417,10 @@ class MapTests(SimpleTestCase):
             {
                 **GPT,
                 "sample_spec": entry(input_cost_per_token=0),
-                "image": {
+                "video": {
                     "litellm_provider": "openai",
-                    "mode": "image_generation",
-                    "input_cost_per_token": 1,
+                    "mode": "video_generation",
+                    "input_cost_per_furlong": 1,
                 },
                 "by-second": entry(input_cost_per_second=0.1),
                 "by-picture": entry(input_cost_per_token=0, output_cost_per_image=0.04),
@@ -663,6 +663,8 @@ class SyncTests(TestCase):
         self.assertEqual((automatic().is_automatic, automatic().source), (True, str(self.path.resolve())))
         self.assertIn("nightly sync is off", run("sync_prices", "--auto", "off"))
         self.assertFalse(automatic().is_automatic)
+        entries = AuditLog.objects.filter(kind="billing.pricesync").order_by("id")
+        self.assertEqual([entry.after["is_automatic"] for entry in entries], [True, False])
 
     def test_a_secret_address_is_not_kept(self):
         for source in ("https://me:pw@example.com/map", "https://example.com/map?token=x"):

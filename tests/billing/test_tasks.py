@@ -20,7 +20,7 @@ class HousekeepingTests(TestCase):
         old, young, unfinished = (
             JournalCheckpoint.objects.create(pk=uuid.uuid4(), finished=True) for _ in range(3)
         )
-        long_ago = now - timedelta(days=366)
+        long_ago = now - timedelta(days=3651)
         JournalCheckpoint.objects.filter(pk=old.pk).update(updated_at=long_ago)
         JournalCheckpoint.objects.filter(pk=unfinished.pk).update(updated_at=long_ago, finished=False)
         Session.objects.create(session_key="gone", session_data="", expire_date=now - timedelta(days=1))

@@ -11,9 +11,20 @@ import pytest
 
 from tests.chaos.support import scale
 from tests.chaos.support.behind import database_wire
+from tests.chaos.support.proof import assert_reconciled, proving
 from tests.chaos.support.shop import WORKERS, Shop, open_shop
 from tests.chaos.support.tcp_proxy import DatabaseWire
+from tests.gateway import GatewayProcess
 from tests.provider import ProviderProcess
+
+
+@pytest.fixture(autouse=True)
+def _proven(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have each test end with the proof that its gateways' sums are what their logs say."""
+    monkeypatch.setattr(GatewayProcess, "stop", proving(GatewayProcess.stop))
+    yield
+    if "shop" in request.fixturenames:  # it goes on after the test
+        assert_reconciled(request.getfixturevalue("shop").gateway)
 
 
 @pytest.fixture
