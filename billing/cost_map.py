@@ -1,11 +1,10 @@
 """
 Read a LiteLLM cost map, from a file or a URL, into unsaved `Price` rows.
 
-A map is one JSON object: model name → its rates, in USD per token. What is taken are the
-models that calls of ours can be for (chat, completion, responses, embedding), by their
-rates per token, per request and per web search, with long-context tiers. Rates of service
-tiers, batches, seconds, characters, pixels and off-peak hours have no place in `Price`: an
-entry that has no other rate is left out, not taken as free.
+A map is one JSON object: model name → its rates, in USD per token or apiece. Where each of
+them goes is in `billing/litellm_rates.py`. Some have no place in `Price`, such as those of
+off-peak hours and of rented servers: an entry that has no other rate is left out, not taken as
+free.
 
 Nothing is written here: `billing/price_sync.py`. Source: LiteLLM 1.109.
 """
@@ -19,15 +18,27 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from billing.litellm_rates import ABOVE, PER_TOKEN, apiece, is_rate, per_million
+from billing.litellm_rates import (
+    MULTIPLIERS,
+    PER_TOKEN,
+    SEARCH_SIZES,
+    SEARCHES,
+    Sheet,
+    is_rate,
+    place_of,
+    threshold_of,
+)
 from billing.models import Price
-from customers.money import plain_usd
 from customers.text import is_clean_id
 
 PUBLISHED = "https://raw.githubusercontent.com/BerriAI/litellm/main/model_prices_and_context_window.json"
 MOST_BYTES = 32 * 1024 * 1024  # the published one has 3 MB
 _TIMEOUT = httpx.Timeout(30, connect=10)
-_MODES = ("chat", "completion", "responses", "embedding", None)
+_TOKEN_MODES = ("chat", "completion", "responses", "embedding", None)
+_MODES = (
+    *_TOKEN_MODES, "audio_speech", "audio_transcription", "image_edit", "image_generation", "moderation",
+    "ocr", "realtime", "rerank", "search", "video_generation",
+)  # fmt: skip
 _EXAMPLE = "sample_spec"  # the entry that documents the others
 _LONGEST_PROVIDER = 100
 
@@ -187,6 +198,11 @@ def _by_rank(said: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     )
 
 
+def provider_slug(theirs: str) -> str:
+    """Return our name of a provider of LiteLLM's."""
+    return _SLUGS.get(theirs) or _SECOND_SLUGS.get(theirs, theirs)
+
+
 def _provider(entry: Mapping[str, Any]) -> str:
     """Return the entry's provider, without the family that LiteLLM appends to some."""
     provider = entry.get("litellm_provider")
@@ -202,73 +218,77 @@ def _price(name: str, entry: Mapping[str, Any]) -> Price | None:
     """Return the entry's price; None where it has none for us. Raises: ValueError and the like."""
     theirs = _provider(entry)
     model = name.removeprefix(f"{theirs}/")
-    provider = _SLUGS.get(theirs) or _SECOND_SLUGS.get(theirs, theirs)
+    provider = provider_slug(theirs)
     # `in` a tuple compares, where a set would have to hash whatever is written there.
     if entry.get("mode") not in _MODES or not is_clean_id(provider) or len(provider) > _LONGEST_PROVIDER:
         return None
     if not is_clean_id(model):
         return None
-    base, tiers = _tiered(entry) if entry.get("tiered_pricing") else _plain(entry)
-    if not {"input_per_mtok_usd", "output_per_mtok_usd", "per_request_usd"} & base.keys():
+    tiered = entry.get("tiered_pricing")
+    if tiered and "range" not in tiered[0]:
+        return None  # by the number of results, which no answer tells
+    sheet = _sheet(entry, provider)
+    base = sheet.base
+    is_by_token = {"input_per_mtok_usd", "output_per_mtok_usd", "per_request_usd"} & base.keys()
+    has_tokens = entry.get("mode") in _TOKEN_MODES
+    if not is_by_token and (has_tokens or not (base or sheet.units)):
         return None
-    if not any(base.values()) and _costs_otherwise(entry):
+    costs_something = any(base.values()) if has_tokens else sheet.costs_something
+    if not costs_something and _costs_otherwise(entry):
         return None
-    return Price(
-        provider=provider,
-        model=model,
-        source=Price.Source.COST_MAP,
-        long_context_tiers=[
-            {"above_prompt_tokens": above, **{field: plain_usd(rate) for field, rate in tiers[above].items()}}
-            for above in sorted(tiers)
-        ],
-        **base,
-    )
+    return Price(provider=provider, model=model, source=Price.Source.COST_MAP, **sheet.fields())
 
 
-def _plain(entry: Mapping[str, Any]) -> tuple[dict[str, Decimal], dict[int, dict[str, Decimal]]]:
-    """Return the base rates, and those above numbers of prompt tokens."""
-    base: dict[str, Decimal] = _apiece(entry)
-    tiers: dict[int, dict[str, Decimal]] = {}
+def _sheet(entry: Mapping[str, Any], provider: str) -> Sheet:
+    """Return the entry's rates. Those of `tiered_pricing` stand in for all others per token."""
+    sheet, mode = Sheet(), entry.get("mode")
+    tiered = entry.get("tiered_pricing")
     for name, value in entry.items():
-        above = ABOVE.fullmatch(name)
-        field = PER_TOKEN.get(above["rate"] if above else name)
-        if field is None or value is None:
+        place = place_of(name, mode)
+        if place is None or value is None or (tiered and name in PER_TOKEN):
             continue
-        rates = tiers.setdefault(int(above["thousands"]) * 1000, {}) if above else base
-        rates[field] = per_million(_number(value))
-    return base, tiers
-
-
-def _tiered(entry: Mapping[str, Any]) -> tuple[dict[str, Decimal], dict[int, dict[str, Decimal]]]:
-    """Return the rates of `tiered_pricing`, which stand in for all others per token."""
-    base: dict[str, Decimal] = {}
-    tiers: dict[int, dict[str, Decimal]] = {}
-    for tier in entry["tiered_pricing"]:
-        above = int(_number(tier["range"][0]))
-        rates = {PER_TOKEN[name]: per_million(_number(tier[name])) for name in tier if name in PER_TOKEN}
-        tiers[above] = rates
-    base = tiers.pop(0)
-    if any(rates.keys() != base.keys() for rates in tiers.values()):
+        if place.above is not None:
+            place = place._replace(above=threshold_of(provider, place.above))
+        if name == "input_cost_per_pixel" and entry.get("output_cost_per_pixel") is not None:
+            continue  # what is made is what is paid for
+        sheet.put(place, _number(value))
+    for tier in tiered or ():
+        _put_tier(sheet, tier, provider)
+    if tiered and not _same_rates(sheet):
         raise ValueError("a rate that a tier leaves out would stay the base rate")
-    return {**_apiece(entry), **base}, tiers
+    _put_others(sheet, entry)
+    return sheet
 
 
-def _apiece(entry: Mapping[str, Any]) -> dict[str, Decimal]:
-    found = {}
-    if entry.get("input_cost_per_request") is not None:
-        found["per_request_usd"] = apiece(_number(entry["input_cost_per_request"]))
-    search = entry.get("search_context_cost_per_query")
-    if isinstance(search, dict) and search.get("search_context_size_medium") is not None:
-        found["per_web_search_usd"] = apiece(_number(search["search_context_size_medium"]))
-    return found
+def _put_tier(sheet: Sheet, tier: Mapping[str, Any], provider: str) -> None:
+    lowest = int(_number(tier["range"][0]))
+    for name in tier:
+        place = place_of(name)
+        if place is not None:
+            above = threshold_of(provider, lowest) if lowest else None
+            sheet.put(place._replace(above=above), _number(tier[name]))
+
+
+def _same_rates(sheet: Sheet) -> bool:
+    given = sheet.base.keys()
+    return bool(given) and all(given == tier.keys() - {"above_prompt_tokens"} for tier in sheet.tiers())
+
+
+def _put_others(sheet: Sheet, entry: Mapping[str, Any]) -> None:
+    searches = entry.get(SEARCHES)
+    if isinstance(searches, dict):
+        by_size = {size: searches.get(f"search_context_size_{size}") for size in SEARCH_SIZES}
+        sheet.put_searches({size: _number(rate) for size, rate in by_size.items() if rate is not None})
+    multipliers = entry.get(MULTIPLIERS)
+    for theirs, factor in multipliers.items() if isinstance(multipliers, dict) else ():
+        if isinstance(factor, int | Decimal):
+            sheet.put_multiplier(theirs, Decimal(factor))
 
 
 def _costs_otherwise(entry: Mapping[str, Any]) -> bool:
     """Tell whether an entry has a rate that is none of ours: without it the model is not free."""
     return any(
-        is_rate(name) and isinstance(value, int | Decimal) and value > 0
-        for name, value in entry.items()
-        if name not in PER_TOKEN
+        is_rate(name) and isinstance(value, int | Decimal) and value > 0 for name, value in entry.items()
     )
 
 

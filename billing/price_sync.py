@@ -20,8 +20,9 @@ from django.db import transaction
 
 from billing.cost_map import PUBLISHED, BadCostMap, CostMap, load
 from billing.models import Price, PriceSync
-from billing.models.price import RATE_FIELDS
+from billing.models.price import PRICING_FIELDS
 from billing.pricing import resolve
+from customers.models.audit_log import record_audit, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Changed(NamedTuple):
         """Return what differs, by field: before and after. None: not given."""
         return {
             name: (getattr(self.before, name), getattr(self.after, name))
-            for name in (*RATE_FIELDS, "long_context_tiers")
+            for name in PRICING_FIELDS
             if getattr(self.before, name) != getattr(self.after, name)
         }
 
@@ -97,7 +98,8 @@ def takeovers(new: Iterable[Price], *, at: datetime) -> list[Changed]:
         if before is None or before.source != Price.Source.GENAI_PRICES:
             continue  # unpriced until now, or staff's own price goes on
         ours, theirs = resolve(before), resolve(price)
-        if (ours.base, ours.tiers) != (theirs.base, theirs.tiers):
+        is_same = (ours.base, ours.tiers) == (theirs.base, theirs.tiers)
+        if not is_same or before.service_tiers != price.service_tiers:
             found.append(Changed(before, price))
     return found
 
@@ -138,7 +140,10 @@ def summary(found: Difference) -> str:
 def set_automatic(*, is_on: bool, source: str | None = None) -> PriceSync:
     """Switch the nightly sync on or off. source: None keeps the one of before."""
     given: dict[str, Any] = {"is_automatic": is_on} | ({} if source is None else {"source": source})
-    row, _ = PriceSync.objects.update_or_create(pk=_ROW, defaults=given)
+    with transaction.atomic():
+        before = values_of(PriceSync, PriceSync.objects.select_for_update())
+        row, _ = PriceSync.objects.update_or_create(pk=_ROW, defaults=given)
+        record_audit(PriceSync, before, values_of(PriceSync, PriceSync.objects.all()))
     return row
 
 
@@ -185,7 +190,19 @@ def rate_text(rate: Any) -> str:
         return "none"
     if isinstance(rate, Decimal):
         return f"{rate.normalize():f}"
-    said = [
-        f"{tier.get('input_per_mtok_usd', 'base')} above {tier['above_prompt_tokens']:,}" for tier in rate
-    ]
+    if isinstance(rate, dict):
+        said = [f"{name} {_part_text(part)}" for name, part in rate.items()]
+    else:
+        said = [
+            f"{tier.get('input_per_mtok_usd', 'base')} above {tier['above_prompt_tokens']:,}" for tier in rate
+        ]
     return "; ".join(said) or "none"
+
+
+def _part_text(part: Any) -> str:
+    """Write the rate of a unit, or those of a service tier that people look at."""
+    if not isinstance(part, dict):
+        return str(part)
+    if "multiplier" in part:
+        return f"times {part['multiplier']}"
+    return f"{part.get('input_per_mtok_usd', 'base')} in, {part.get('output_per_mtok_usd', 'base')} out"

@@ -76,6 +76,7 @@ class Closed(msgspec.Struct, array_like=True, tag=3, gc=False):
     attempts: list[dict[str, Any]] = []
     client_left: bool = False
     response_body: str = ""
+    units: dict[str, int] | None = None  # beside the tokens (`billing/usage.py`)
 
 
 Record = Opened | Sent | Closed

@@ -1,5 +1,7 @@
 """Prices: rows are added and never edited, because logs name the row they were charged by."""
 
+import json
+from contextlib import suppress
 from typing import Any
 
 from django import forms
@@ -15,7 +17,7 @@ from django.utils.http import urlencode
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 
 from billing.models import Price
-from billing.models.price import RATE_FIELDS
+from billing.models.price import NESTED_FIELDS, RATE_FIELDS
 from customers.admin.common import GatewayAdmin, LedgerAdmin
 from customers.admin.display import moment
 from customers.words import EMPTY, usd
@@ -65,8 +67,8 @@ class PriceAdmin(GatewayAdmin):
         (None, {"fields": ("provider", "model", "effective_from")}),
         ("Tokens", {"fields": RATE_FIELDS[:6]}),
         ("Audio and images", {"fields": RATE_FIELDS[6:10]}),
-        ("Apiece", {"fields": RATE_FIELDS[10:]}),
-        ("Long context", {"fields": ("long_context_tiers",)}),
+        ("Apiece", {"fields": (*RATE_FIELDS[10:], "unit_rates")}),
+        ("Long context, service tiers and batches", {"fields": ("long_context_tiers", "service_tiers")}),
     )  # fmt: skip
     readonly_extra = ("source", "created_at", "copy_link")
     has_change_permission = LedgerAdmin.has_change_permission
@@ -79,6 +81,14 @@ class PriceAdmin(GatewayAdmin):
             (None, {"fields": (*self.fieldsets[0][1]["fields"], *self.readonly_extra)}),
             *self.fieldsets[1:],
         )
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Read what `copy_link` wrote: the form takes objects, an address has texts."""
+        initial: dict[str, Any] = super().get_changeform_initial_data(request)
+        for name in NESTED_FIELDS:
+            with suppress(ValueError, TypeError):
+                initial[name] = json.loads(initial[name]) if name in initial else {}
+        return {name: value for name, value in initial.items() if value or name not in NESTED_FIELDS}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Price | None = None) -> tuple[str, ...]:
         return () if obj is None else self.readonly_extra
@@ -100,6 +110,8 @@ class PriceAdmin(GatewayAdmin):
             return EMPTY
         given = {"provider": price.provider, "model": price.model}
         given |= {name: rate for name in RATE_FIELDS if (rate := getattr(price, name)) is not None}
+        # The form takes these as text, in an address too.
+        given |= {name: json.dumps(said) for name in NESTED_FIELDS if (said := getattr(price, name))}
         return format_html(
             '<a class="text-link" href="{}?{}">Add a new row that starts with these rates</a>. '
             "This one stays: logs refer to it.",

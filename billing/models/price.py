@@ -1,5 +1,6 @@
 """What a provider charges for a model, from a day on."""
 
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -7,7 +8,10 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 
+from billing.model_names import WILDCARD, names_of
+from billing.usage import UNITS, unit_of
 from customers.models import TrackedModel
+from customers.models.change import TrackedQuerySet
 
 
 def _rate(verbose_name: str) -> models.DecimalField:
@@ -22,6 +26,26 @@ def _rate(verbose_name: str) -> models.DecimalField:
     )
 
 
+class PriceQuerySet(TrackedQuerySet):
+    def listed_for(
+        self,
+        wanted: Iterable[tuple[str, str]],
+        *,
+        canonical_model: Callable[[str, str], str | None] | None = None,
+    ) -> "PriceQuerySet":
+        """Return all rows in which a `PriceBook` may find these models. wanted: (provider, model)."""
+        pairs = list(wanted)
+        names = {
+            name
+            for provider, model in pairs
+            for name in (model, *names_of(provider, model, canonical_model=canonical_model))
+        }
+        return self.exclude(source=Price.Source.DEPLOYMENT).filter(
+            models.Q(model__in=names) | models.Q(model__endswith=WILDCARD),
+            provider__in={provider for provider, _ in pairs},
+        )
+
+
 class Price(TrackedModel):
     """One dated price list entry. Rows are added, never edited: a spend log names the row it used."""
 
@@ -33,7 +57,11 @@ class Price(TrackedModel):
         DEPLOYMENT = "deployment", "override of a deployment"
 
     provider = models.CharField(max_length=100, help_text="The provider's slug: openai, anthropic, google, …")
-    model = models.CharField(max_length=255, help_text="The model's name at the provider.")
+    model = models.CharField(
+        max_length=255,
+        help_text="The model's name at the provider. One that ends in * is the price of every model with "
+        "that beginning which has none of its own.",
+    )
     source = models.CharField(max_length=20, choices=Source, default=Source.ADMIN, editable=False)
     effective_from = models.DateTimeField(
         null=True, blank=True, help_text="Valid for calls from this instant on; empty: always."
@@ -56,7 +84,33 @@ class Price(TrackedModel):
         help_text='Rates of the whole call above a number of prompt tokens: [{"above_prompt_tokens": 200000, '
         '"input_per_mtok_usd": "6"}]. A rate that is left out stays the base rate.',
     )
+    unit_rates = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='USD of what is not in the fields above: {"input_audio_ms": "0.0001"}. By the second for '
+        "…_ms, by the million for characters, pixels and tokens, apiece for images, queries and pages; "
+        "a kind behind a colon: output_images:1024x1024, web_searches:high.",
+    )
+    service_tiers = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Rates by the tier that served the call: {"flex": {"input_per_mtok_usd": "1.25"}}; also '
+        "priority and batch, with long_context_tiers and unit_rates of their own. What a tier leaves out "
+        "stays; of batch it is halved. A multiplier of all token rates: "
+        '{"speed:fast": {"multiplier": "2"}}, {"geo:us": …}.',
+    )
+    # An own price of a rate card: what its customers pay. Its source is `deployment`: it is in no list.
+    rate_card = models.ForeignKey(
+        "customers.RateCard",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        editable=False,
+        related_name="own_prices",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = PriceQuerySet.as_manager()  # type: ignore[misc]
 
     class Meta:
         constraints = [
@@ -66,34 +120,94 @@ class Price(TrackedModel):
                 nulls_distinct=False,
                 condition=~models.Q(source="deployment"),
             ),
+            models.UniqueConstraint(
+                fields=["rate_card", "provider", "model", "effective_from"],
+                name="own_price_once_per_instant",
+                nulls_distinct=False,
+                condition=models.Q(rate_card__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
 
+    @property
+    def has_rates(self) -> bool:
+        """Tell whether the row says anything; of an unknown price it does not."""
+        return bool(self.unit_rates) or any(getattr(self, name) is not None for name in RATE_FIELDS)
+
     def clean(self) -> None:
+        self.long_context_tiers = _cleaned("long_context_tiers", _clean_tiers, self.long_context_tiers)
+        self.unit_rates = _cleaned("unit_rates", _clean_units, self.unit_rates)
+        self.service_tiers = _cleaned("service_tiers", _clean_service_tiers, self.service_tiers)
+        if "*" in self.model[:-1]:
+            raise ValidationError({"model": "A * may only stand at the end."})
         if (
             self.input_per_mtok_usd is None
             and self.output_per_mtok_usd is None
             and self.per_request_usd is None
+            and not self.unit_rates
         ):
             raise ValidationError("Give at least one rate; 0 is a price too.")
-        self.long_context_tiers = _clean_tiers(self.long_context_tiers)
 
 
 RATE_FIELDS = tuple(field.name for field in Price._meta.local_fields if field.name.endswith("_usd"))
+NESTED_FIELDS = ("long_context_tiers", "unit_rates", "service_tiers")
+PRICING_FIELDS = (*RATE_FIELDS, *NESTED_FIELDS)  # all that decides a cost
+_LARGEST = Decimal(10) ** 11  # what a rate field takes
+_PLACES = 9
+
+
+def _cleaned(field: str, clean: Callable[[Any], Any], given: Any) -> Any:
+    """Return `given` in the one form in which it is kept. Raises: ValidationError."""
+    try:
+        return clean(given)
+    except (TypeError, KeyError, ValueError, ArithmeticError, AttributeError) as error:
+        raise ValidationError({field: f"Not as in the help text: {error}."}) from error
 
 
 def _clean_tiers(tiers: Any) -> list[dict[str, Any]]:
-    """Return `tiers` in ascending order, rates as decimal texts. Raises: ValidationError."""
-    try:
-        cleaned = [
-            {
-                "above_prompt_tokens": int(tier["above_prompt_tokens"]),
-                **{name: str(Decimal(str(tier[name]))) for name in RATE_FIELDS if tier.get(name) is not None},
-            }
-            for tier in tiers
-        ]
-    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
-        raise ValidationError({"long_context_tiers": "Not a list of tiers as in the help text."}) from error
+    """Return tiers in ascending order, rates as decimal texts."""
+    if not isinstance(tiers, list):
+        raise TypeError("a list is expected")
+    cleaned = [
+        {"above_prompt_tokens": int(tier["above_prompt_tokens"]), **_clean_part(tier)} for tier in tiers
+    ]
     return sorted(cleaned, key=lambda tier: tier["above_prompt_tokens"])
+
+
+def _clean_part(given: Any) -> dict[str, Any]:
+    """Return what a tier says: rates, and those of units where it has any."""
+    part: dict[str, Any] = {
+        name: _rate_text(given[name]) for name in RATE_FIELDS if given.get(name) is not None
+    }
+    if given.get("unit_rates"):
+        part["unit_rates"] = _clean_units(given["unit_rates"])
+    return part
+
+
+def _clean_units(rates: Any) -> dict[str, str]:
+    unknown = [name for name in rates if unit_of(name) is None]
+    if unknown:
+        raise ValueError(f"there is no unit {unknown[0]}; there are {', '.join(UNITS)}")
+    return {name: _rate_text(rates[name]) for name in sorted(rates)}
+
+
+def _clean_service_tiers(tiers: Any) -> dict[str, dict[str, Any]]:
+    cleaned = {}
+    for name in sorted(tiers):
+        given = tiers[name]
+        part = _clean_part(given)
+        if given.get("long_context_tiers"):
+            part["long_context_tiers"] = _clean_tiers(given["long_context_tiers"])
+        if given.get("multiplier") is not None:
+            part["multiplier"] = _rate_text(given["multiplier"])
+        cleaned[name] = part
+    return cleaned
+
+
+def _rate_text(given: Any) -> str:
+    rate = Decimal(str(given))
+    if not 0 <= rate < _LARGEST or round(rate, _PLACES) != rate:
+        raise ValueError(f"{given} is no rate of at least 0 with at most {_PLACES} decimals")
+    return str(rate)

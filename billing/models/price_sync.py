@@ -6,6 +6,8 @@ from django.db import models
 class PriceSync(models.Model):
     """The one row about the cost map: whether it is read every night, from where, and how it went last."""
 
+    is_audited = True  # whoever switches it; the nightly outcome is none of the audit log's
+
     is_automatic = models.BooleanField(default=False)
     source = models.CharField(max_length=2000, blank=True)  # a path or an address; empty: the published one
     checked_at = models.DateTimeField(null=True, blank=True)

@@ -89,6 +89,8 @@ class SpendLog(models.Model):
     input_image = models.BigIntegerField(default=0)
     output_image = models.BigIntegerField(default=0)
     web_searches = models.BigIntegerField(default=0)
+    # Units beside tokens, and what else the cost cannot be worked out again without; null: none of it.
+    units = models.JSONField(null=True, blank=True)
     price = loose_foreign_key("billing.Price", "spend_logs")
     cost = UsdField("cost, USD", null=True)
     charge = UsdField("charge, USD", null=True)
@@ -129,6 +131,12 @@ class SpendLog(models.Model):
                 fields=["client_call_id"],
                 name="spendlog_client_call",
                 condition=models.Q(client_call_id__gt=""),
+            ),
+            # Calls to be priced: few, and looked for by model.
+            models.Index(
+                fields=["provider", "upstream_model", "id"],
+                name="spendlog_unpriced",
+                condition=models.Q(cost__isnull=True),
             ),
         ]
 

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+from django.conf import settings
 from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -18,7 +19,8 @@ from rest_framework.response import Response
 
 from billing.models import Price
 from billing.price_sources import canonical_model
-from billing.pricing import PriceBook, ResolvedPrice, resolve
+from billing.pricing import PriceBook, ResolvedPrice, cost_of, resolve
+from billing.terms import billed_units, read_terms
 from billing.usage import Usage
 from customers.api import Action
 from customers.api.errors import BadRequest
@@ -28,7 +30,7 @@ from customers.api.schema import described
 from customers.money import from_nano
 from proxy.api.views import ModelView
 from proxy.dialects import anthropic_messages, openai_chat, openai_responses
-from proxy.dialects.base import UnreadableAnswer
+from proxy.dialects.base import Answer, UnreadableAnswer
 from proxy.litellm_params import priced_model
 
 _BYTES_PER_TOKEN = 4  # of what is asked, where nothing is known of a model
@@ -87,23 +89,43 @@ class CalculateSpend(CostView):
 
     @described(
         body=SpendCalculation,
-        answer={"cost": Decimal("0.0000012"), "is_estimated": True},
+        answer={
+            "cost": Decimal("0.0000012"), "is_estimated": True, "price_id": 4711,
+            "price_source": "genai_prices", "priced_as": "openai/gpt-4o-mini", "service_tier": None,
+        },
         example={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]},
-    )
+    )  # fmt: skip
     def post(self, request: Request) -> Response:
         given, at = self.body(SpendCalculation), timezone.now()
         answer, messages = given.get("completion_response"), given.get("messages")
         if answer:
-            usage, model = _usage(answer), given.get("model") or answer.get("model")
+            said, model = _answer(answer), given.get("model") or answer.get("model")
         elif messages:
             size = len(msgspec.json.encode(exact(messages)))
-            usage, model = Usage(input_uncached=max(1, size // _BYTES_PER_TOKEN)), given.get("model")
+            usage = Usage(input_uncached=max(1, size // _BYTES_PER_TOKEN))
+            said, model = Answer(usage), given.get("model")
         else:
             raise BadRequest("Send `model` and `messages`, or `completion_response`.", param="messages")
         if not model or not isinstance(model, str):
             raise BadRequest("Say which model: model=gpt-4o-mini.", param="model")
-        cost = self.price_of(model, at=at).cost_nano(usage)
-        return Response({"cost": from_nano(cost), "is_estimated": not answer})
+        price = self.price_of(model, at=at)
+        terms = read_terms(settings.COST_DISCOUNTS, settings.COST_MARGINS)
+        units = billed_units(said.units, provider=price.provider, price=price, terms=terms)
+        usage = said.usage or Usage()
+        cost = cost_of(price, usage, units, said.service_tier)
+        if cost is None:
+            raise BadRequest(f"The price of {model} has no rate for what was used.", param="model")
+        tiers = price.conditions(usage, units, said.service_tier).service_tiers
+        return Response(
+            {
+                "cost": from_nano(cost),
+                "is_estimated": not answer,
+                "price_id": price.price_id,
+                "price_source": price.source,
+                "priced_as": f"{price.provider}/{price.model}",
+                "service_tier": ", ".join(tiers) or None,
+            }
+        )
 
 
 class EstimateCost(CostView):
@@ -144,7 +166,7 @@ class EstimateCost(CostView):
         )
 
 
-def _usage(answer: Mapping[str, Any]) -> Usage:
+def _answer(answer: Mapping[str, Any]) -> Answer:
     """Return what an answer says it used. Raises: BadRequest."""
     said = answer.get("usage")
     if not isinstance(said, Mapping) or not said:
@@ -158,14 +180,14 @@ def _usage(answer: Mapping[str, Any]) -> Usage:
             else openai_responses.read_answer
         )
     try:
-        usage = read(msgspec.json.encode(exact(dict(answer)))).usage
+        found = read(msgspec.json.encode(exact(dict(answer))))
     except UnreadableAnswer as error:
         raise BadRequest(f"completion_response: {error}", param="completion_response") from None
-    if usage is None:
+    if found.usage is None:
         raise BadRequest("completion_response has no `usage`.", param="completion_response")
-    if max(usage) > _MOST:
+    if max((*found.usage, *(found.units or {}).values())) > _MOST:
         raise BadRequest("completion_response: no call uses so much.", param="completion_response")
-    return usage
+    return found
 
 
 def _spelled(model: str) -> list[tuple[str, str]]:
@@ -180,10 +202,7 @@ def _spelled(model: str) -> list[tuple[str, str]]:
 
 def _listed(pairs: list[tuple[str, str]], *, at: datetime) -> ResolvedPrice | None:
     """Return the price of the first of these that has one. One query."""
-    names = {name for provider, model in pairs for name in (model, canonical_model(provider, model)) if name}
-    rows = Price.objects.exclude(source=Price.Source.DEPLOYMENT).filter(
-        provider__in={provider for provider, _ in pairs}, model__in=names
-    )
+    rows = Price.objects.listed_for(pairs, canonical_model=canonical_model)
     book = PriceBook(rows, canonical_model=canonical_model)
     found = (book.find(provider, model, at_s=at.timestamp()) for provider, model in pairs)
     return next(filter(None, found), None)

@@ -49,6 +49,7 @@ class _Call(msgspec.Struct):
     safety_identifier: Any = None
     tags: Any = None
     cache: base.CacheControl | None = None
+    service_tier: Any = None
 
 
 class _CacheCreation(msgspec.Struct):
@@ -73,6 +74,8 @@ class _Usage(msgspec.Struct):
     output_tokens_details: _OutputDetails | None = None
     server_tool_use: _ServerToolUse | None = None
     service_tier: str | None = ""
+    speed: Any = None
+    inference_geo: Any = None
 
 
 class _Message(msgspec.Struct):
@@ -120,6 +123,7 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
             call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags, call.cache
         ),
         max_output_tokens=base.positive(call.max_tokens),
+        service_tier=base.short(call.service_tier),
     )
 
 
@@ -136,7 +140,19 @@ def read_answer(data: bytes) -> Answer:
     said = message.usage
     if said is None or said.input_tokens is None:
         return Answer(None, message.id or "")
-    return Answer(_buckets(said, Usage()), message.id or "", said.service_tier or "")
+    return Answer(_buckets(said, Usage()), message.id or "", said.service_tier or "", _units(said))
+
+
+def _units(said: _Usage) -> dict[str, int] | None:
+    """Return what multiplies the rates of the call: fast mode, and a region that was asked for."""
+    if not said.speed and not said.inference_geo:
+        return None
+    units = {}
+    if said.speed == "fast":
+        units["speed:fast"] = 1
+    if said.inference_geo == "us":
+        units["geo:us"] = 1
+    return units or None
 
 
 def _buckets(said: _Usage, before: Usage) -> Usage:
@@ -203,8 +219,10 @@ class Meter(base.Meter):
             if event.message.usage is not None:
                 self.seen = _buckets(event.message.usage, self.seen)
                 self.service_tier = event.message.usage.service_tier or ""
+                self.units = _units(event.message.usage)
         elif event.type == "message_delta" and event.usage is not None:
             self.seen = _buckets(event.usage, self.seen)
+            self.units = _units(event.usage) or self.units
             if event.usage.output_tokens is not None:
                 self.usage = self.seen
         elif event.type == "message_stop":

@@ -1,5 +1,6 @@
 """What every dialect reads and returns, and how bodies are decoded and edited."""
 
+import re
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,6 +21,8 @@ class Ask(NamedTuple):
     max_output_tokens: int | None = None
     adds_usage: bool = False  # we ask for the usage event that the client did not ask for
     choices: int = 1  # how many answers the provider generates, and bills
+    service_tier: str = ""  # what is asked for; what the answer says of it counts first
+    search_size: str = ""  # of a web search's context, where the call says: low, medium, high
 
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -43,6 +46,7 @@ class Answer(NamedTuple):
     usage: Usage | None
     response_id: str = ""
     service_tier: str = ""
+    units: dict[str, int] | None = None  # beside the tokens (`billing/usage.py`)
 
 
 class Meter:
@@ -53,6 +57,7 @@ class Meter:
         self.seen = NO_USAGE  # what the provider has said so far, e.g. the input side
         self.response_id = ""
         self.service_tier = ""
+        self.units: dict[str, int] | None = None  # with `usage`
         self.deltas = 0
         self.characters = 0
         self.is_complete = False  # the stream's own end was seen
@@ -196,6 +201,25 @@ def _needs_stripping(said: Said) -> bool:
         or said.cache is not None
         or (isinstance(metadata, dict) and ("tags" in metadata or "spend_logs_metadata" in metadata))
     )
+
+
+def search_size(body: bytes) -> str:
+    """Return how much context a call's web searches are to have; empty: it does not say."""
+    if b'"search_context_size"' not in body:
+        return ""
+    found = _SEARCH_SIZE.search(body)  # inside a text its quotes would be escaped
+    return found[1].decode() if found else ""
+
+
+_SEARCH_SIZE = re.compile(rb'"search_context_size"\s*:\s*"(low|medium|high)"')
+
+
+def short(value: Any) -> str:
+    """Return a short text that a body may have in a field; empty for anything else."""
+    return value if isinstance(value, str) and len(value) <= _LONGEST_WORD else ""
+
+
+_LONGEST_WORD = 30
 
 
 def positive(*values: Any) -> int | None:

@@ -19,6 +19,8 @@ _any = msgspec.json.Decoder()
 _PLAIN_TOOLS = frozenset((None, "function", "custom"))
 _PLAIN_TIERS = frozenset((None, "auto", "default", "standard", "standard_only", "flex"))
 
+_PLAIN_CHOICES = (None, "standard", "global", "not_available")
+
 
 def in_completions(body: bytes) -> list[str]:
     return _service_tier(decode(_any, body))
@@ -48,6 +50,7 @@ def in_responses(body: bytes) -> list[str]:
 def in_messages(body: bytes) -> list[str]:
     call = decode(_any, body)
     found = _service_tier(call) + _given(call, "mcp_servers", "container")
+    found += [name for name in ("speed", "inference_geo") if call.get(name) not in _PLAIN_CHOICES]
     found += _tools(call)
     plain = {"text", "thinking", "redacted_thinking", "tool_use", "tool_result"}
     for message in _list(call.get("messages")):

@@ -18,6 +18,7 @@ from proxy.dialects.openai_shared import (
     credential_headers,
     error_body,
     stream_error,
+    units_of,
     usage_of,
 )
 from proxy.identification import Said
@@ -45,10 +46,20 @@ class _Call(msgspec.Struct):
     safety_identifier: Any = None
     tags: Any = None
     cache: base.CacheControl | None = None
+    service_tier: Any = None
+
+
+class _Message(msgspec.Struct):
+    annotations: Any = None
+
+
+class _AnsweredChoice(msgspec.Struct):
+    message: _Message | None = None
 
 
 class _Answer(msgspec.Struct):
     id: str | None = ""
+    choices: list[_AnsweredChoice] | None = None
     usage: ChatUsage | None = None
     service_tier: str | None = ""
 
@@ -58,10 +69,16 @@ class _Delta(msgspec.Struct):
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: msgspec.Raw = msgspec.Raw()
+    annotations: Any = None
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
+    usage: ChatUsage | None = None  # Moonshot
+
+
+class _Groq(msgspec.Struct):
+    usage: ChatUsage | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -70,6 +87,7 @@ class _Chunk(msgspec.Struct):
     usage: ChatUsage | None = None
     service_tier: str | None = ""
     error: msgspec.Raw = msgspec.Raw()
+    x_groq: _Groq | None = None
 
 
 _call = msgspec.json.Decoder(_Call)
@@ -91,6 +109,8 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
         base.positive(call.max_completion_tokens, call.max_tokens),
         streamed and not wants_usage,
         base.positive(call.n) or 1,
+        base.short(call.service_tier),
+        base.search_size(body),
     )
 
 
@@ -105,8 +125,20 @@ def read_answer(data: bytes) -> Answer:
         answer = _answer.decode(data)
     except UNREADABLE as error:
         raise UnreadableAnswer(str(error)) from error
-    usage = usage_of(answer.usage) if answer.usage else None
-    return Answer(usage, answer.id or "", answer.service_tier or "")
+    said = answer.usage
+    if said is None:
+        return Answer(None, answer.id or "", answer.service_tier or "")
+    has_searched = any(_cites(choice.message) for choice in answer.choices or ())
+    return Answer(
+        usage_of(said, has_searched=has_searched), answer.id or "", answer.service_tier or "", units_of(said)
+    )
+
+
+def _cites(message: _Message | _Delta | None) -> bool:
+    """Tell whether an answer cites the web: of a search OpenAI's chat says nothing else."""
+    if message is None or not isinstance(message.annotations, list):
+        return False
+    return any(isinstance(each, dict) and each.get("type") == "url_citation" for each in message.annotations)
 
 
 # How a token of text looks from OpenAI and whoever writes JSON without spaces.
@@ -114,6 +146,8 @@ _TEXT = b'"delta":{"content":"'
 
 
 class Meter(base.Meter):
+    _has_searched = False
+
     def takes(self, chunk: bytes) -> bool:
         start = chunk.find(_TEXT)
         if start < 0 or chunk.count(b"\n") != 2 or not chunk.endswith(b"\n\n"):
@@ -147,12 +181,22 @@ class Meter(base.Meter):
                 continue
             seen = len(delta.content or "") + len(delta.reasoning_content or "") + len(delta.refusal or "")
             seen += len(bytes(delta.tool_calls))
+            self._has_searched = self._has_searched or _cites(delta)
             if seen:
                 self.deltas += 1
                 self.characters += seen
-        if chunk.usage is not None:
-            self.usage = usage_of(chunk.usage)
+        said = chunk.usage or _said_elsewhere(chunk)
+        if said is not None:
+            self.usage = usage_of(said, has_searched=self._has_searched) or self.usage
+            self.units = units_of(said) or self.units
             return not chunk.choices
         if bytes(chunk.error):
             self.failed = True
         return False
+
+
+def _said_elsewhere(chunk: _Chunk) -> ChatUsage | None:
+    """Return the usage that some servers put into their last content event, in a place of their own."""
+    if chunk.x_groq is not None:
+        return chunk.x_groq.usage
+    return next((choice.usage for choice in chunk.choices if choice.usage is not None), None)

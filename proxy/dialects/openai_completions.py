@@ -18,6 +18,7 @@ from proxy.dialects.openai_shared import (
     credential_headers,
     error_body,
     stream_error,
+    units_of,
     usage_of,
 )
 
@@ -85,7 +86,8 @@ class Meter(base.Meter):
             self.deltas += 1
             self.characters += seen
         if chunk.usage is not None:
-            self.usage = usage_of(chunk.usage)
+            self.usage = usage_of(chunk.usage) or self.usage
+            self.units = units_of(chunk.usage) or self.units
             return not chunk.choices
         self.failed = self.failed or chunk.error is not None
         return False

@@ -20,6 +20,7 @@ from proxy.dialects.openai_shared import (
     buckets,
     credential_headers,
     error_body,
+    parts_of,
 )
 from proxy.identification import Said
 
@@ -43,6 +44,7 @@ class _Call(msgspec.Struct):
     safety_identifier: Any = None
     tags: Any = None
     cache: base.CacheControl | None = None
+    service_tier: Any = None
 
 
 class _Usage(msgspec.Struct):
@@ -54,6 +56,8 @@ class _Usage(msgspec.Struct):
 
 class _Item(msgspec.Struct):
     type: str | None = ""
+    action: Any = None
+    container_id: Any = None
 
 
 class _Response(msgspec.Struct):
@@ -61,6 +65,7 @@ class _Response(msgspec.Struct):
     usage: _Usage | None = None
     service_tier: str | None = ""
     output: list[_Item] | None = None
+    tools: msgspec.Raw = msgspec.Raw()
 
 
 class _Event(msgspec.Struct):
@@ -87,6 +92,8 @@ def read_call(body: bytes, model: str | None = None) -> Ask:
             call.user, call.metadata, call.litellm_metadata, call.safety_identifier, call.tags, call.cache
         ),
         max_output_tokens=base.positive(call.max_output_tokens),
+        service_tier=base.short(call.service_tier),
+        search_size=base.search_size(body),
     )
 
 
@@ -100,7 +107,7 @@ def read_answer(data: bytes) -> Answer:
         response = _response.decode(data)
     except UNREADABLE as error:
         raise UnreadableAnswer(str(error)) from error
-    return Answer(_usage(response), response.id or "", response.service_tier or "")
+    return Answer(_usage(response), response.id or "", response.service_tier or "", _units(response))
 
 
 def _usage(response: _Response) -> Usage | None:
@@ -110,8 +117,28 @@ def _usage(response: _Response) -> Usage | None:
     usage = buckets(
         said.input_tokens, said.output_tokens, said.input_tokens_details, said.output_tokens_details
     )
-    searches = sum(item.type == "web_search_call" for item in response.output or ())
+    searches = sum(map(_is_search, response.output or ()))
     return usage._replace(web_searches=searches) if searches else usage
+
+
+def _is_search(item: _Item) -> bool:
+    """Tell a web search from the pages that were opened after it: those are not billed."""
+    if item.type != "web_search_call":
+        return False
+    return not isinstance(item.action, dict) or item.action.get("type", "search") == "search"
+
+
+def _units(response: _Response) -> dict[str, int] | None:
+    """Return what was used beside tokens: tools that are billed apiece."""
+    said, items = response.usage, response.output or ()
+    units = parts_of(said.input_tokens_details, said.output_tokens_details) if said else {}
+    units["file_searches"] = sum(item.type == "file_search_call" for item in items)
+    containers = [str(item.container_id) for item in items if item.type == "code_interpreter_call"]
+    units["code_sessions"] = len(set(containers))  # one is used again by later calls of it
+    size = base.search_size(bytes(response.tools))
+    if size:
+        units[f"web_searches:{size}"] = sum(map(_is_search, items))
+    return {name: count for name, count in units.items() if count} or None
 
 
 def stream_error(error: Any, call_id: str) -> bytes:
@@ -144,6 +171,7 @@ class Meter(base.Meter):
                 self.failed = event.type == "response.failed"
                 self.service_tier = response.service_tier or ""
                 self.usage = _usage(response)
+                self.units = _units(response)
         elif event.type == "error":
             self.failed = True
         return False

@@ -34,6 +34,10 @@ def _row(**fields) -> Price:
     return Price(**{"pk": 1, "provider": "openai", "model": "gpt-4o", **fields})
 
 
+def _listed(**fields) -> Price:
+    return _row(**{"input_per_mtok_usd": Decimal(1), **fields})
+
+
 def usd(nano: int) -> Decimal:
     return from_nano(nano)
 
@@ -367,9 +371,9 @@ class PriceBookTests(SimpleTestCase):
         day = timedelta(days=1)
         noon = datetime.fromtimestamp(NOON_S, UTC)
         rows = [
-            _row(pk=1, input_per_mtok_usd=Decimal(1)),
-            _row(pk=2, input_per_mtok_usd=Decimal(2), effective_from=noon - day),
-            _row(pk=3, input_per_mtok_usd=Decimal(3), effective_from=noon),
+            _listed(pk=1, input_per_mtok_usd=Decimal(1)),
+            _listed(pk=2, input_per_mtok_usd=Decimal(2), effective_from=noon - day),
+            _listed(pk=3, input_per_mtok_usd=Decimal(3), effective_from=noon),
         ]
         book = PriceBook(rows)
 
@@ -380,9 +384,9 @@ class PriceBookTests(SimpleTestCase):
     def test_what_staff_entered_goes_before_what_was_loaded(self):
         later = datetime.fromtimestamp(NOON_S, UTC)
         rows = [
-            _row(pk=1, source=Price.Source.ADMIN),
-            _row(pk=2, source=Price.Source.COST_MAP, effective_from=later),
-            _row(pk=3, source=Price.Source.GENAI_PRICES, effective_from=later),
+            _listed(pk=1, source=Price.Source.ADMIN),
+            _listed(pk=2, source=Price.Source.COST_MAP, effective_from=later),
+            _listed(pk=3, source=Price.Source.GENAI_PRICES, effective_from=later),
         ]
 
         self.assertEqual(PriceBook(rows).find("openai", "gpt-4o", at_s=NOON_S).price_id, 1)
@@ -391,20 +395,23 @@ class PriceBookTests(SimpleTestCase):
     def test_staff_s_price_of_next_month_leaves_this_month_as_it_was(self):
         noon = datetime.fromtimestamp(NOON_S, UTC)
         rows = [
-            _row(pk=1, source=Price.Source.GENAI_PRICES),
-            _row(pk=2, source=Price.Source.ADMIN, effective_from=noon + timedelta(days=30)),
+            _listed(pk=1, source=Price.Source.GENAI_PRICES),
+            _listed(pk=2, source=Price.Source.ADMIN, effective_from=noon + timedelta(days=30)),
         ]
 
         self.assertEqual(PriceBook(rows).find("openai", "gpt-4o", at_s=NOON_S).price_id, 1)
 
     def test_the_override_of_a_deployment_is_no_price_for_others(self):
-        book = PriceBook([_row(source=Price.Source.DEPLOYMENT)])
+        book = PriceBook([_listed(source=Price.Source.DEPLOYMENT)])
 
         self.assertIsNone(book.find("openai", "gpt-4o", at_s=NOON_S))
         self.assertEqual(book.models, {})
 
+    def test_a_row_without_a_rate_is_no_price_of_0(self):
+        self.assertIsNone(PriceBook([_row()]).find("openai", "gpt-4o", at_s=NOON_S))
+
     def test_a_model_that_is_not_listed_has_no_price(self):
-        book = PriceBook([_row()])
+        book = PriceBook([_listed()])
 
         self.assertIsNone(book.find("openai", "gpt-5", at_s=NOON_S))
         self.assertIsNone(book.find("azure", "gpt-4o", at_s=NOON_S))
@@ -416,20 +423,20 @@ class PriceBookTests(SimpleTestCase):
             asked.append(model)
             return "gpt-4o" if model.startswith("gpt-4o-") else None
 
-        book = PriceBook([_row()], canonical_model=canonical)
+        book = PriceBook([_listed()], canonical_model=canonical)
 
         for _ in range(3):
             self.assertEqual(book.find("openai", "gpt-4o-2024-08-06", at_s=NOON_S).price_id, 1)
             self.assertIsNone(book.find("openai", "unheard-of", at_s=NOON_S))
-        self.assertEqual(asked, ["gpt-4o-2024-08-06", "unheard-of"])
+        self.assertEqual(asked, ["gpt-4o-2024-08-06", "gpt-4o", "unheard-of"])
 
     def test_names_that_callers_make_up_do_not_fill_the_memory(self):
-        book = PriceBook([_row()], canonical_model=lambda provider, model: None)
+        book = PriceBook([_listed()], canonical_model=lambda provider, model: None)
 
         for i in range(10_100):
             book.find("openai", f"made-up-{i}", at_s=NOON_S)
 
-        self.assertLess(len(book._canonical), 10_002)
+        self.assertLess(len(book._names), 10_002)
 
 
 class DecimalTests(SimpleTestCase):
