@@ -23,9 +23,10 @@ from billing.bulk import (
     prepared,
     timestamp,
 )
-from billing.models import Adjustment, HolderType, SpendLog
+from billing.models import Adjustment, HolderType, SealedPeriod, SpendLog
 from billing.models.attributed import AttributedQuerySet
-from customers.money import to_nano
+from billing.sealed import SEAL_LOCK, sealed_days, sealed_spend
+from customers.money import from_nano, to_nano
 
 _FOREVER = float("inf")
 _MILLISECOND_US = 1000
@@ -141,16 +142,23 @@ def _make(wanted: set[PeriodKey]) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # The hold desk's connection is impatient; a sum over a month of log may take longer.
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [_FILL_TIMEOUT])
+            # And no month may be sealed meanwhile.
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, true), pg_advisory_xact_lock_shared(%s)",
+                [_FILL_TIMEOUT, SEAL_LOCK],
+            )
         totals = lock_totals(cursor, {key[:2] for key in wanted})
         # Behind the lock: another process may have made them while we waited for it.
         missing = sorted(wanted - load_periods(wanted).keys(), key=lambda key: key[:5])
         adjustments = _adjustments_of(missing)
+        sealed = _sealed(missing)
         rows = []
         for key in missing:
-            cost, charge = _booked(key, key.starts_at, totals[key[:2]], adjustments)
+            cost, charge = _booked(key, key.starts_at, totals[key[:2]], adjustments, sealed.get(key, (0, 0)))
             rows.append(_new_row(key, key.starts_at, 0, cost, charge))
         _insert(cursor, rows)
+        if sealed:
+            _note_sealed(sealed)
 
 
 def start_afresh(keys: Iterable[PeriodKey], *, at: datetime) -> None:
@@ -263,6 +271,25 @@ def lock_totals(cursor: Any, holders: Iterable[tuple[str, str]]) -> dict[tuple[s
     }
 
 
+def _sealed(keys: Collection[PeriodKey]) -> dict[PeriodKey, tuple[int, int]]:
+    """Return (cost, charge) of removed calls, for periods that reach back that far: hardly ever one."""
+    days = sealed_days() if keys else []
+    found = {
+        key: sealed_spend(*key[:2], scope=key.scope, since=key.starts_at, days=days)
+        for key in keys
+        if days and key.starts_at < days[-1].ends_at
+    }
+    return {key: sums for key, sums in found.items() if any(sums)}
+
+
+def _note_sealed(sealed: Mapping[PeriodKey, tuple[int, int]]) -> None:
+    """Note what new periods have of removed calls: when sums are compared, no log says it."""
+    SealedPeriod.objects.bulk_create(
+        SealedPeriod(period_id=rows[0].id, cost=from_nano(sealed[key][0]), charge=from_nano(sealed[key][1]))
+        for key, rows in load_periods(sealed).items()
+    )
+
+
 def _adjustments_of(keys: Collection[PeriodKey]) -> AttributedQuerySet | None:
     """Return the adjustments that periods of these keys may count, or None: nearly always."""
     if not keys:
@@ -272,19 +299,24 @@ def _adjustments_of(keys: Collection[PeriodKey]) -> AttributedQuerySet | None:
 
 
 def _booked(
-    key: PeriodKey, counts_from: datetime, total: Total, adjustments: AttributedQuerySet | None
+    key: PeriodKey,
+    counts_from: datetime,
+    total: Total,
+    adjustments: AttributedQuerySet | None,
+    sealed: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
     """Return (cost, charge) of what was booked of calls that started in [counts_from, the period's end).
 
     Under the lock of the holder's total, which is `total`. An adjustment that came when
-    the period was over does not count in it.
+    the period was over does not count in it. sealed: of calls whose logs were removed.
     """
     if microseconds(counts_from) <= 0 and key.ends_at is None and not key.scope:
         return total.cost, total.charge  # all there ever was
-    cost = charge = 0
+    cost, charge = sealed
     if total.last_call_us >= microseconds(counts_from):
         logs = SpendLog.objects.of_holder(*key[:2]).started_between(counts_from, key.ends_at)
-        cost, charge = _sums(logs, key.scope)
+        log_cost, log_charge = _sums(logs, key.scope)
+        cost, charge = cost + log_cost, charge + log_charge
     if adjustments is not None:
         counted = adjustments.of_holder(*key[:2]).filter(started_at__gte=counts_from)
         if key.ends_at is not None:
@@ -368,6 +400,25 @@ def running_periods(
     return found
 
 
+class Watch(NamedTuple):
+    """Which of the rows that move are worth a look: near their limit, or over an amount."""
+
+    share: float  # of the limit; infinite: of no row
+    amount_nano: int
+
+    def sees(self, moved: "Moved") -> bool:
+        is_near = moved.limit_nano is not None and moved.spent_nano >= moved.limit_nano * self.share
+        return is_near or moved.spent_nano >= self.amount_nano
+
+
+class Moved(NamedTuple):
+    """A period row after it moved. `limit_nano`: of the last call admitted; None: there was none."""
+
+    id: int
+    spent_nano: int
+    limit_nano: int | None
+
+
 class Moves:
     """What one transaction adds to periods, summed, to be written at its end (H10)."""
 
@@ -383,11 +434,19 @@ class Moves:
         sums[2] += held
         sums[3] += provisional
 
-    def write(self, cursor: Any) -> None:
-        """Add the sums to their rows. The last locks of a transaction: nothing may follow but its end."""
+    @property
+    def spent(self) -> dict[int, tuple[int, int]]:
+        """Return what is added to each row's (spent cost, spent charge)."""
+        return {period_id: (sums[0], sums[1]) for period_id, sums in self._sums.items()}
+
+    def write(self, cursor: Any, *, watch: Watch | None = None) -> list[Moved]:
+        """Add the sums to their rows. The last locks of a transaction: nothing may follow but its end.
+
+        Returns: what `watch` asks for of the rows that moved.
+        """
         rows = [(period_id, *sums) for period_id, sums in sorted(self._sums.items()) if any(sums)]
         if not rows:
-            return
+            return []
         names = ("spent_cost", "spent_charge", "held", "provisional")
         source = given((("bigint", "id"), *(("bigint", name) for name in names)), rows)
         added = ", ".join(f"{name} = period.{name} + given.{name}" for name in names)
@@ -396,13 +455,34 @@ class Moves:
             # Optimization: one way to the database, while admissions wait for these rows. They are
             # locked in the order of their ids, as everybody does.
             ids = array([row[0] for row in rows])
-            statement = f"WITH locked AS MATERIALIZED ({_LOCK}) {update}, locked WHERE locked.id = given.id "
-            prepared(cursor, f"{statement} AND period.id = locked.id", [ids, *source.parameters])
-        else:
-            cursor.execute(f"{update} WHERE period.id = given.id", source.parameters)
+            locked = f"WITH locked AS MATERIALIZED ({_LOCK})"
+            update = f"{update}, locked WHERE locked.id = given.id AND period.id = locked.id"
+            if watch is None:
+                prepared(cursor, f"{locked} {update}", [ids, *source.parameters])
+                return []
+            # Optimization: nearly no row is near its limit; reading one takes as long as writing it.
+            found = prepared(
+                cursor,
+                f"{locked}, moved AS ({update} "
+                f"RETURNING period.id, {_spent('period.')} AS spent, period.last_limit) "
+                "SELECT * FROM moved WHERE spent >= last_limit * %s::float8 OR spent >= %s",
+                [ids, *source.parameters, watch.share, watch.amount_nano],
+            ).fetchall()
+            return [Moved(*row) for row in found]
+        update = f"{update} WHERE period.id = given.id"
+        if watch is None:
+            cursor.execute(update, source.parameters)
+            return []
+        cursor.execute(f"{update} RETURNING id, {_spent('')}, last_limit", source.parameters)
+        return [moved for moved in (Moved(*row) for row in cursor.fetchall()) if watch.sees(moved)]
 
 
 _LOCK = "SELECT id FROM billing_budgetperiod WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
+
+
+def _spent(row: str) -> str:
+    """Return what a limit is compared with: a customer's charge, everybody else's cost (M4)."""
+    return f"CASE WHEN {row}holder_type = 'customer' THEN {row}spent_charge ELSE {row}spent_cost END"
 
 
 def lock_periods(cursor: Any, ids: Iterable[int]) -> None:

@@ -10,6 +10,7 @@ become `provisional` instead (H7). Period rows are written last, as sums (H10).
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from billing.alerts.crossing import write_and_tell
 from billing.bulk import given, prepared
 from billing.holds import leave_provisional, of_calls, take_holds
 from billing.models import SpendLog
@@ -37,7 +38,7 @@ def settle(
     moves = Moves()
     held = _return_holds(cursor, calls, moves)
     _add_spent(cursor, calls, holders_of, added, moves)
-    moves.write(cursor)
+    write_and_tell(cursor, moves, calls)
     return held
 
 

@@ -1,0 +1,1 @@
+"""What the API takes of what calls cost and who is told."""
