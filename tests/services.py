@@ -7,6 +7,7 @@ environment, else the one on its standard local port, else none.
 
 import os
 import shutil
+import socket
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def redis_url() -> str:
     except redis.RedisError:
         return ""
     return url
+
+
+def answers(host: str, port: int) -> bool:
+    """Tell whether somebody listens there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
 
 
 def chromium() -> str:
