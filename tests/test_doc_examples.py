@@ -22,6 +22,8 @@ PAGES = (
     "docs/api/logs.md",
     "docs/api/spend.md",
     "docs/audit.md",
+    "docs/alerts.md",
+    "docs/webhooks.md",
 )
 # What of the pages before is in a page's way, as its examples make it once more.
 IN_THE_WAY = {

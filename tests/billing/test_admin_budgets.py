@@ -850,7 +850,7 @@ class GatewayLimitsTests(BudgetPagesTestCase):
         key, _ = create_key(alias="shop")
         form = {
             "alias": "shop", "payer_policy": "trusted", "allowed_models": "", "tags": "", "metadata": "{}",
-            "customer_budget": "free",
+            "key_type": "default", "allowed_routes": "", "model_aliases": "{}", "customer_budget": "free",
         }  # fmt: skip
 
         self.client.post(self.url(VirtualKey, "change", key.pk), form)
