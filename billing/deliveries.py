@@ -288,8 +288,10 @@ def prune(*, at: datetime) -> int:
             return count
         with transaction.atomic():
             Delivery.objects.filter(event_id__in=ids)._raw_delete(using=connection.alias)
-            Event.objects.filter(pk__in=ids)._raw_delete(using=connection.alias)
-        count += len(ids)
+            deleted = Event.objects.filter(pk__in=ids)._raw_delete(using=connection.alias)
+        if not deleted:  # another worker prunes
+            return count
+        count += deleted
 
 
 # -- how it goes ---------------------------------------------------------------------

@@ -60,8 +60,14 @@ def description() -> str:
 
 
 def missing(required: str) -> list[str]:
-    """Return which of what is named in `required` ("postgresql redis chromium axe") this run lacks."""
-    found = {"postgresql": is_postgresql, "redis": redis_url, "chromium": chromium, "axe": axe}
+    """Return which of what is named in `required` ("postgresql redis rabbitmq chromium axe") this run lacks."""
+    found = {
+        "postgresql": is_postgresql,
+        "redis": redis_url,
+        "rabbitmq": lambda: answers("127.0.0.1", 5672),
+        "chromium": chromium,
+        "axe": axe,
+    }
     unknown = set(required.split()) - set(found)
     if unknown:
         raise ValueError(f"CI_REQUIRES: unknown services {sorted(unknown)}; known are {sorted(found)}")
