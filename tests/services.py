@@ -60,7 +60,7 @@ def description() -> str:
 
 
 def missing(required: str) -> list[str]:
-    """Return which of what is named in `required` ("postgresql redis rabbitmq chromium axe") this run lacks."""
+    """Return which services named in `required`, such as "postgresql redis rabbitmq", this run lacks."""
     found = {
         "postgresql": is_postgresql,
         "redis": redis_url,
