@@ -59,6 +59,8 @@ class Attribution(msgspec.Struct, omit_defaults=True, gc=False):
     estimated_input: int = 0
     estimated_output: int = 0
     estimate_nano: int | None = None  # None while the model has no price
+    estimate_charge_nano: int | None = None  # of a customer on a rate card
+    units: dict[str, int] | None = None  # what decides that charge
 
     @classmethod
     def of(cls, opened: Opened, expected: Sent) -> "Attribution":
@@ -82,6 +84,8 @@ class Attribution(msgspec.Struct, omit_defaults=True, gc=False):
             estimated_input=expected.estimated_input,
             estimated_output=expected.estimated_output,
             estimate_nano=expected.estimate_nano,
+            estimate_charge_nano=expected.estimate_charge_nano,
+            units=expected.units,
         )
 
     def records(self, call_id: bytes, started_us: int) -> tuple[Opened, Sent]:
@@ -110,6 +114,8 @@ class Attribution(msgspec.Struct, omit_defaults=True, gc=False):
             self.estimated_input,
             self.estimated_output,
             self.estimate_nano,
+            self.estimate_charge_nano,
+            self.units,
         )
         return opened, sent
 

@@ -1,7 +1,7 @@
 """
 The ledger: writes finished calls to the database, exactly once, in one transaction.
 
-    fence → spend logs → customers → totals → daily rollups → typical outputs → holds → periods
+    fence → spend logs → customers → totals → daily rollups → typical outputs → holds → periods → events
 
 The fence moves the journal's checkpoint from where it is known to be; of two
 recorders only one succeeds. Sums are integers of nano-dollars. Reading the journal
@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import connection, transaction
 
+from billing.adjustments import Correction, Why, adjust_all
 from billing.bulk import array, prepared, timestamp, uuid_text
+from billing.closed_months import require_same, split_late
 from billing.journal import Position
-from billing.models import SpendLog, SpendTotal
+from billing.models import Adjustment, SpendLog, SpendTotal
 from billing.models.spend_total import holders
 from billing.records import CallRecords, Closed, Opened
 from billing.rollups import add_calls, milliseconds
 from billing.settlement import learn_typical_outputs, settle
+from billing.spend_events import track_spend
 
 _SPENT_NOTHING = frozenset({SpendLog.Status.FAILURE, SpendLog.Status.REFUSED, SpendLog.Status.NOT_SENT})
 
@@ -69,13 +72,36 @@ def book_estimates(calls: Sequence[CallRecords]) -> None:
 
 def _write(cursor: Any, calls: Sequence[CallRecords]) -> int:
     """Write the calls, in the order of docs/locking.md. Returns: how many of them held something."""
+    at = datetime.now(UTC)
+    told, (calls, late) = calls, split_late(calls, at=at)
     holders_of = [_holders(call.opened) for call in calls]
     _insert_logs(cursor, calls)
     _upsert_customers(cursor, calls)
     totals = _add_totals(cursor, calls, holders_of)
+    require_same(told, late, at=at)
     add_calls(cursor, calls)
     learn_typical_outputs(cursor, calls)
-    return settle(cursor, calls, holders_of, totals)
+    held = settle(cursor, calls, holders_of, totals)
+    if late:
+        _book_late(told, late, at)
+    track_spend(cursor, told)
+    return held
+
+
+def _book_late(calls: Sequence[CallRecords], late: Sequence[int], at: datetime) -> None:
+    """Book today what calls of closed months cost: their own days' sums stay as they are.
+
+    Behind the locks of their holders' totals, which this transaction has: nobody is between.
+    """
+    ids = {uuid.UUID(bytes=calls[number].opened.call_id): calls[number].closed for number in late}
+    adjust_all(
+        [
+            Correction(log, closed.cost_nano or 0, closed.charge_nano or 0, closed.price_id)
+            for pk, closed in ids.items()
+            if (log := SpendLog.objects.filter(pk=pk).first()) is not None
+        ],
+        why=Why(Adjustment.Reason.LATE_CALL, at, "The call was booked when its month was closed."),
+    )
 
 
 def move_checkpoint(cursor: Any, journal_id: uuid.UUID, before: Position, behind: Position) -> None:
@@ -105,7 +131,7 @@ LOG_COLUMNS = (
     "upstream_model", "response_id", "service_tier", "attempts", "usage_source", "input_uncached",
     "cache_read", "cache_write_5m", "cache_write_1h", "output_text", "reasoning", "input_audio",
     "output_audio", "input_image", "output_image", "web_searches", "price_id", "cost", "charge",
-    "latency_ms", "first_token_ms", "metadata", "request_body", "response_body",
+    "latency_ms", "first_token_ms", "metadata", "request_body", "response_body", "units",
 )  # fmt: skip
 _COLUMN_LIST = ", ".join(f'"{name}"' for name in LOG_COLUMNS)
 _to_json = msgspec.json.Encoder().encode
@@ -169,6 +195,7 @@ def _log_row(call: CallRecords) -> tuple:
         _to_json(opened.metadata).decode() if opened.metadata else "{}",
         opened.request_body,
         closed.response_body,
+        _to_json(closed.units).decode() if closed.units else None,
     )
 
 

@@ -50,6 +50,9 @@ class Sent(msgspec.Struct, array_like=True, tag=2, gc=False):
     estimated_input: int
     estimated_output: int
     estimate_nano: int | None
+    # Where the customer is on a rate card: what it is charged then, and what decides that.
+    estimate_charge_nano: int | None = None
+    units: dict[str, int] | None = None
 
 
 class Closed(msgspec.Struct, array_like=True, tag=3, gc=False):
@@ -116,9 +119,10 @@ def interrupted(opened: Opened, sent: Sent | None, *, at_us: int) -> Closed:
         usage=Usage(input_uncached=sent.estimated_input, output_text=sent.estimated_output),
         price_id=sent.price_id,
         cost_nano=sent.estimate_nano,
-        charge_nano=sent.estimate_nano,
+        charge_nano=sent.estimate_nano if sent.estimate_charge_nano is None else sent.estimate_charge_nano,
         deployment_id=sent.deployment_id,
         upstream=sent.upstream,
         provider=sent.provider,
         upstream_model=sent.upstream_model,
+        units=sent.units,
     )

@@ -16,6 +16,7 @@ import msgspec
 from billing.holds import Claim, Granted, Refused
 from billing.models.spend_total import HolderType
 from billing.pricing import ResolvedPrice
+from billing.rate_cards import Card
 from customers.money import from_nano, plain_usd
 from customers.text import clean_line
 from proxy.catalog import Target
@@ -51,17 +52,53 @@ def amount_of(
     limits: CallLimits,
     *,
     at_s: float,
+    card: Card | None = None,
 ) -> Amount | None:
     """Return what to hold for a call; None where it is free.
+
+    card: the customer's rate card. One amount is held on all budgets: the larger of what the
+    call may cost and what it may be charged.
 
     Raises: NotUnderStrictBudget, UnpricedUnderBudget.
     """
     prices = [_price(gateway, target, target.upstream_model or ask.model, at_s) for target in targets]
-    if all(price.is_free for price in prices):
+    own = [_own_price(card, target, ask.model, at_s) for target in targets]
+    if all(price.is_free for price in prices) and all(price is None or price.is_free for price in own):
         return None
-    if limits.is_strict:
-        return _worst(gateway, dialect, ask, targets, prices)
-    return _usual(gateway, dialect, ask, targets, prices)
+    decide = _worst if limits.is_strict else _usual
+    amount = decide(gateway, dialect, ask, targets, prices)
+    if card is None:
+        return _charged(gateway, targets, amount)
+    if None in own:
+        amount = _times(amount, _PER_MTOK + max(0, card.margin_ppm))
+    if any(own):
+        charged = [each or price for each, price in zip(own, prices, strict=True)]
+        amount = _larger(amount, decide(gateway, dialect, ask, targets, charged))
+    return amount
+
+
+def _own_price(card: Card | None, target: Target, model: str, at_s: float) -> ResolvedPrice | None:
+    if card is None:
+        return None
+    return card.own_price(target.provider, target.base_model or target.upstream_model or model, at_s=at_s)
+
+
+def _times(amount: Amount, ppm: int) -> Amount:
+    return amount._replace(nano=_up(amount.nano * ppm), token_nano=_up(amount.token_nano * ppm))
+
+
+def _larger(one: Amount, other: Amount) -> Amount:
+    return one._replace(nano=max(one.nano, other.nano), token_nano=max(one.token_nano, other.token_nano))
+
+
+def _charged(gateway: "Gateway", targets: tuple[Target, ...], amount: Amount) -> Amount:
+    """Return the amount with the largest margin that its charge may have: customers' budgets pay that."""
+    margins = [gateway.terms.margin_of(target.provider) for target in targets]
+    ppm, nano = (max(column) for column in zip(*margins, strict=True))
+    if not ppm and not nano:
+        return amount
+    amount = _times(amount, _PER_MTOK + ppm)
+    return amount._replace(nano=amount.nano + nano)
 
 
 def _price(gateway: "Gateway", target: Target, model: str, at_s: float) -> ResolvedPrice:
@@ -88,7 +125,7 @@ def _usual(
             model, body_bytes=len(ask.body), max_output_tokens=ask.max_output_tokens
         )
         output = usual_output(gateway, dialect, ask, target) * ask.choices
-        most = max(most, price.estimate_nano(tokens, output))
+        most = max(most, price.estimate_nano(tokens, output, ask.service_tier))
     return Amount(most)
 
 
@@ -163,6 +200,7 @@ def refusal(refused: Refused, limits: CallLimits, *, status: int) -> BudgetExcee
         who["model"] = claim.period.scope
     error.details = {
         **who,
+        **({"id": limits.key_token} if limits.key_token and who["scope"] == HolderType.KEY else {}),
         **{name: msgspec.Raw(_usd(nano).encode()) for name, nano in figures.items()},
         "resets_at": resets_at,
     }
@@ -221,22 +259,28 @@ _HEADER_OF = {
 }
 
 
-def headers(granted: Granted, limits: CallLimits, cost_nano: int) -> list[tuple[bytes, bytes]]:
+def headers(
+    granted: Granted, limits: CallLimits, cost_nano: int, charge_nano: int
+) -> list[tuple[bytes, bytes]]:
     """Return what is spent and left of the call's budgets, this call included (contract 4).
 
-    cost_nano: 0 while a stream's cost is not known yet. Tags and limits by model have none.
+    cost_nano, charge_nano: 0 while a stream's cost is not known yet. Tags and limits by model have none.
+    Of a holder's several windows, the one with the least left.
     """
-    found = []
+    tightest: dict[bytes, tuple[int, int, int]] = {}
     for claim, spent_before in zip(limits.claims, granted.spent_nano, strict=True):
         name = _HEADER_OF.get(claim.period.holder_type)
         if name is None or claim.period.scope:
             continue
-        spent = spent_before + cost_nano
-        found.append((b"x-litellm-%b-spend" % name, _usd(spent).encode()))
-        found.append((b"x-litellm-%b-max-budget" % name, _usd(claim.limit_nano).encode()))
+        spent = spent_before + (charge_nano if claim.period.is_charged else cost_nano)
         left = max(0, claim.limit_nano - spent)
-        found.append((b"x-litellm-%b-remaining-budget" % name, _usd(left).encode()))
-    return found
+        if name not in tightest or left < tightest[name][2]:
+            tightest[name] = spent, claim.limit_nano, left
+    return [
+        (b"x-litellm-%b-%b" % (name, what), _usd(nano).encode())
+        for name, amounts in tightest.items()
+        for what, nano in zip((b"spend", b"max-budget", b"remaining-budget"), amounts, strict=True)
+    ]
 
 
 def only_holds_are_in_the_way(refused: Refused) -> bool:

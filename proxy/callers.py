@@ -24,6 +24,7 @@ from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
+from billing.rate_cards import Card, load_rate_cards
 from customers.allowed_routes import routes_of
 from customers.models import Customer, GatewayLimits, Tag, TeamMembership, User, VirtualKey
 from proxy.errors import DatabaseAway
@@ -40,6 +41,7 @@ class Caller(msgspec.Struct, frozen=True):
     is_master: bool = False
     key_id: bytes | None = None
     key_name: str = "master key"
+    key_token: str = ""  # the hash of its secret: its id in the API
     team_id: str | None = None
     user_id: str | None = None
     key_models: frozenset[str] = frozenset()  # empty: all
@@ -70,6 +72,7 @@ class CustomerRule(msgspec.Struct, frozen=True):
     models: frozenset[str] = frozenset()  # empty: all
     region: str = ""  # its calls go to upstreams of this region alone
     default_model: str = ""  # for a model that the region does not have
+    rate_card_id: int | None = None
 
 
 class Callers:
@@ -84,6 +87,7 @@ class Callers:
         self._reloads = 0
         self._mutex = threading.Lock()  # guards the count against a key that is being remembered
         self.customer_rules: dict[str, CustomerRule] = {}
+        self.rate_cards: dict[int, Card] = {}
         self.tiers = Tiers()
         self.fresh_at = time.monotonic()
 
@@ -141,6 +145,13 @@ class Callers:
             self._keys.pop(next(iter(self._keys)))
         self._keys[token_hash] = caller
 
+    def card_of(self, customer_id: str) -> Card | None:
+        """Return the customer's rate card, if it has one."""
+        rule = self.customer_rules.get(customer_id)
+        if rule is None or rule.rate_card_id is None:
+            return None
+        return self.rate_cards.get(rule.rate_card_id)
+
     # -- called by the refresher's thread: each swaps or replaces whole values ---------
 
     def reload_keys(self) -> None:
@@ -177,6 +188,10 @@ class Callers:
             },
             tags={tag.pk: tier for tag in tags if (tier := tier_of(tag.budget))},
         )
+
+    def reload_rate_cards(self) -> None:
+        """Read all rate cards again, with their own prices."""
+        self.rate_cards = load_rate_cards()
 
     def reload_customers_of_budgets(self, budget_ids: Iterable[str]) -> None:
         """Read the customers of these budgets again."""
@@ -228,6 +243,7 @@ def _caller(key: VirtualKey, *, secret_until: datetime | None = None) -> Caller:
     return Caller(
         key_id=key.pk.bytes,
         key_name=str(key),
+        key_token=key.token_hash,
         team_id=key.team_id,
         user_id=key.user_id,
         key_models=frozenset(key.allowed_models),
@@ -259,6 +275,7 @@ def _rule(customer: Customer) -> CustomerRule:
         models=frozenset(customer.allowed_models),
         region=customer.allowed_model_region,
         default_model=customer.default_model,
+        rate_card_id=customer.rate_card_id,
     )
 
 

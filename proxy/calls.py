@@ -27,15 +27,17 @@ from billing import holds
 from billing.hold_desk import HoldsAway
 from billing.holds import Granted, Refused
 from billing.journal import JournalFull
-from billing.pricing import ResolvedPrice
+from billing.pricing import ResolvedPrice, cost_of
+from billing.rate_cards import Card, charge_nano
 from billing.records import Closed, Opened, Sent
-from billing.usage import NO_USAGE, Usage
+from billing.terms import billed_units, with_search_size
+from billing.usage import NO_USAGE, Units, Usage
 from customers.money import NANO_PER_USD, from_nano
 from customers.text import clean_line
 from proxy import budgets
 from proxy.catalog import Target
 from proxy.channel import Channel
-from proxy.dialects.base import Ask, Dialect, Meter, UnreadableAnswer
+from proxy.dialects.base import Answer, Ask, Dialect, Meter, UnreadableAnswer
 from proxy.errors import (
     DatabaseAway,
     GatewayError,
@@ -98,6 +100,7 @@ class _Outcome(NamedTuple):
     service_tier: str = ""
     error_type: str = ""
     error_message: str = ""
+    units: Units | None = None
 
 
 class Call:
@@ -123,6 +126,7 @@ class Call:
     _granted: Granted | None = None
     _expectation: tuple[Target, Sent] | None = None
     _place: Place | None = None  # where its answer is to be kept
+    _card: Card | None = None  # the customer's rate card when the call began
     _output_limit: int | None = None  # set by a strict budget where the call sets none
 
     def __init__(
@@ -149,6 +153,8 @@ class Call:
         self._caller_headers = caller_headers
         self._query = query
         self._attempts: list[dict[str, Any]] = []
+        if gateway.callers.rate_cards and opened.customer_id is not None:
+            self._card = gateway.callers.card_of(opened.customer_id)
 
     # -- from outside --------------------------------------------------------------
 
@@ -222,7 +228,13 @@ class Call:
         gateway, limits = self._gateway, self._limits
         if limits.claims:
             amount = budgets.amount_of(
-                gateway, self._dialect, self._ask, self._targets, limits, at_s=self._started_s
+                gateway,
+                self._dialect,
+                self._ask,
+                self._targets,
+                limits,
+                at_s=self._started_s,
+                card=self._card,
             )
             if amount is not None:
                 await self._hold(amount)
@@ -406,7 +418,9 @@ class Call:
         usage, source = answer.usage, "provider"
         if usage is None:
             usage, source = self._estimate_whole(len(data)), "estimated"
-        outcome = _Outcome("success", 200, usage, source, answer.response_id, answer.service_tier)
+        outcome = _Outcome(
+            "success", 200, usage, source, answer.response_id, answer.service_tier, units=answer.units
+        )
         closed = self._close(outcome)
         if self._place is not None and not self._ask.streamed and b"json" in kind and is_answer(data):
             self._keep(outcome, kind, data)
@@ -433,17 +447,20 @@ class Call:
             failure = self._failed_attempt(self._target, error)
         try:
             answer = self._dialect.read_answer(b"".join(metered))
-            usage, source, response_id = answer.usage, "provider", answer.response_id
         except UnreadableAnswer:
-            usage, source, response_id = None, "provider", ""
+            answer = Answer(None)
+        usage, source = answer.usage, "provider"
         if usage is None:
             usage, source = self._estimate_whole(size), "estimated"
-        if failure is None:
-            self._close(_Outcome("success", 200, usage, source, response_id))
-        else:
-            self._close(
-                _Outcome("failure", 200, usage, source, response_id, "", failure.type, failure.message)
+        outcome = _Outcome(
+            "success", 200, usage, source, answer.response_id, answer.service_tier, units=answer.units
+        )
+        if failure is not None:
+            outcome = outcome._replace(
+                status="failure", error_type=failure.type, error_message=failure.message
             )
+        self._close(outcome)
+        if failure is not None:
             channel.break_off()
         channel.end()
 
@@ -526,6 +543,7 @@ class Call:
             else failure.message
             if failure
             else "The provider reported an error in the stream.",
+            meter.units,
         )
 
     def _open_channel(self, response: httpx.Response, kind: bytes) -> Channel:
@@ -667,6 +685,14 @@ class Call:
         model = target.upstream_model or self._ask.model
         price = self._gateway.catalog.price_of(target, model, at_s=self._started_s)
         input_tokens, output_tokens = self._estimate_before(model)
+        tier = self._ask.service_tier
+        estimate_nano = price.estimate_nano(input_tokens, output_tokens, tier) if price else None
+        estimate_charge_nano, units = None, None
+        if self._card is not None:
+            own = self._own_price(target)
+            units = self._card.noted(None, own)
+            usage = Usage(input_uncached=input_tokens, output_text=output_tokens)
+            estimate_charge_nano = charge_nano(estimate_nano, own, usage, units, tier)
         expected = Sent(
             self._opened.call_id,
             target.deployment_id,
@@ -676,7 +702,9 @@ class Call:
             price.price_id if price else None,
             input_tokens,
             output_tokens,
-            price.estimate_nano(input_tokens, output_tokens) if price else None,
+            estimate_nano,
+            estimate_charge_nano,
+            units,
         )
         self._expectation = (target, expected)
         return expected
@@ -693,10 +721,13 @@ class Call:
         """Price the outcome and write the last record. What fails here is written as soon as it can be."""
         self._is_closed = True
         target, price, usage = self._target, self._price, outcome.usage
+        service_tier = outcome.service_tier or (self._ask.service_tier if target else "")
         if outcome.usage_source in _FREE:
             cost_nano: int | None = 0
+            units = None
         else:
-            cost_nano = price.cost_nano(usage) if price is not None else None
+            units = self._billed_units(usage, outcome.units)
+            cost_nano = cost_of(price, usage, units, service_tier)
         closed = Closed(
             self._opened.call_id,
             time.time_ns() // 1000,
@@ -708,16 +739,17 @@ class Call:
             usage,
             price.price_id if price else None,
             cost_nano,
-            cost_nano,
+            charge_nano(cost_nano, self._own_price(target), usage, units, service_tier),
             target.deployment_id if target else None,
             target.upstream if target else "",
             target.provider if target else "",
             clean_line(self._upstream_model),
             clean_line(outcome.response_id),
-            clean_line(outcome.service_tier, 30),
+            clean_line(service_tier, 30),
             self._first_token_us,
             self._attempts,
             self._client_left or self.head.cancelled(),
+            units=units,
         )
         if not self._dialect.BILLABLE:
             return closed
@@ -794,7 +826,29 @@ class Call:
         return len(self._ask.body) + self._gateway.limits.unbounded_feature_tokens
 
     def _cost_of(self, usage: Usage) -> Any:
-        return from_nano(self._price.cost_nano(usage)) if self._price else None
+        """Return what a stream that has told its usage costs; None while it is unpriced."""
+        meter = self._relay.meter if self._relay else None
+        units = self._billed_units(usage, meter.units if meter else None)
+        service_tier = (meter.service_tier if meter else "") or self._ask.service_tier
+        cost_nano = cost_of(self._price, usage, units, service_tier)
+        return None if cost_nano is None else from_nano(cost_nano)
+
+    def _billed_units(self, usage: Usage, units: Units | None) -> dict[str, int] | None:
+        """Return what the cost is worked out with beside the tokens. Of searches the answer's word counts."""
+        if self._ask.search_size:
+            units = with_search_size(units, usage, self._ask.search_size)
+        provider = self._target.provider if self._target else ""
+        billed = billed_units(units, provider=provider, price=self._price, terms=self._gateway.terms)
+        if self._card is None:
+            return billed
+        return self._card.noted(billed, self._own_price(self._target))
+
+    def _own_price(self, target: Target | None) -> ResolvedPrice | None:
+        """Return what the customer's rate card says that it pays for the model, if it says so."""
+        if self._card is None or target is None:
+            return None
+        model = target.base_model or target.upstream_model or self._ask.model
+        return self._card.own_price(target.provider, model, at_s=self._started_s)
 
     # -- the head --------------------------------------------------------------------------
 
@@ -820,8 +874,8 @@ class Call:
                 headers.append((b"x-litellm-response-cost", _written(closed.cost_nano)))
             headers.append((b"x-litellm-response-tokens", b"%d" % closed.usage.total_tokens))
         if self._granted is not None:
-            cost_nano = closed.cost_nano if closed is not None else 0
-            headers += budgets.headers(self._granted, self._limits, cost_nano or 0)
+            cost, charge = (closed.cost_nano, closed.charge_nano) if closed is not None else (0, 0)
+            headers += budgets.headers(self._granted, self._limits, cost or 0, charge or 0)
         headers += self._taken.headers()
         if response is not None:
             headers += from_upstream(raw_headers_of(response))

@@ -22,6 +22,8 @@ from billing.installation import installation_id
 from billing.journal import Journal, JournalFull
 from billing.recorder import Recorder, Syncer
 from billing.records import Record
+from billing.terms import read_terms
+from billing.webhooks import follow_environment
 from billing.write_turn import WriteTurn
 from customers.ids import uuid7_bytes, uuid7_text
 from proxy.authentication import Authenticator
@@ -67,6 +69,7 @@ class Limits(NamedTuple):
     max_output_tokens: int
     unbounded_feature_tokens: int
     user_pays_in_team: bool
+    needs_customer: bool
 
     @classmethod
     def of(cls, settings: Any) -> "Limits":
@@ -87,6 +90,7 @@ class Limits(NamedTuple):
             max_output_tokens=settings.MAX_OUTPUT_TOKENS,
             unbounded_feature_tokens=settings.UNBOUNDED_FEATURE_TOKENS,
             user_pays_in_team=settings.APPLY_USER_BUDGET_TO_TEAM_KEYS,
+            needs_customer=settings.ENFORCE_CUSTOMER,
         )
 
 
@@ -104,11 +108,15 @@ class Gateway:
         self._executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lookup")
         self.callers = Callers(self._executor, hard_life_s=settings.KEY_HARD_LIFE_SECONDS)
         self.refresher = Refresher(self.callers, interval=settings.REFRESH_SECONDS)
-        self.authenticator = Authenticator(self.callers, master_key=settings.MASTER_KEY)
+        self.authenticator = Authenticator(
+            self.callers, master_key=settings.MASTER_KEY, own_header=settings.KEY_HEADER
+        )
         self.identifier = Identifier(
             header_mappings=settings.USER_HEADER_MAPPINGS,
             extra_tag_headers=settings.EXTRA_SPEND_TAG_HEADERS,
             user_agent_tags=settings.USER_AGENT_TAGS,
+            rejects_metadata_tags=settings.REJECT_METADATA_TAGS,
+            reads_metadata_user=settings.CUSTOMER_FROM_METADATA,
         )
         self.limits_of_holders = LimitsOfHolders(settings.BUDGET_TIME_ZONE)
         self.rate_limiter = RateLimiter(
@@ -119,6 +127,7 @@ class Gateway:
         self.response_cache = ResponseCache.of(settings)
         self.router = Router(cooldown_s=settings.COOLDOWN_SECONDS)
         self.estimator = Estimator()
+        self.terms = read_terms(settings.COST_DISCOUNTS, settings.COST_MARGINS)
         self.waits_for_sync = settings.JOURNAL_SYNC == "always"
         self.calls: set[Call] = set()
         self._transports: dict[tuple[float, float], httpx.AsyncBaseTransport] = {}
@@ -161,6 +170,7 @@ class Gateway:
     def _load(self) -> Any:
         try:
             self.refresher.load()
+            follow_environment()
             return installation_id()
         finally:
             connection.close()  # this thread may not be asked for anything again

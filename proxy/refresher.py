@@ -30,6 +30,7 @@ _TIER_KINDS = {
     "customers.tag", _BUDGET_KIND,
 }  # fmt: skip
 _CATALOG_KINDS = {"proxy.upstream", "proxy.deployment", "billing.price"}
+_RATE_CARD_KINDS = {"customers.ratecard", "billing.price"}
 _TYPICAL_SECONDS = 5.0  # how often the usual lengths of answers are read; they move slowly
 
 
@@ -52,6 +53,7 @@ class Refresher(threading.Thread):
         # The revision first: what changes while we read is read again by the first tick.
         self._revision = Change.objects.aggregate(last=Max("revision"))["last"] or 0
         self.catalog = load_catalog()
+        self.callers.reload_rate_cards()
         self.callers.reload_customers()
         self.callers.reload_tiers()
         self._reload_typical_outputs()
@@ -88,6 +90,8 @@ class Refresher(threading.Thread):
             kinds = {kind for _, kind, _ in changes}
             if kinds & _CATALOG_KINDS:
                 self.catalog = load_catalog()
+            if kinds & _RATE_CARD_KINDS:
+                self.callers.reload_rate_cards()  # before the customers that are on them
             if kinds & _KEY_KINDS:
                 self.callers.reload_keys()
             if kinds & _TIER_KINDS:

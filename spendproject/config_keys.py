@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
 from customers.durations import parse_duration
+from customers.text import MAX_ID_LENGTH
 
 
 class Fate(StrEnum):
@@ -229,6 +230,30 @@ def header_mappings(value: Any) -> list[str]:
     return entries
 
 
+def cost_discounts(value: Any) -> list[str]:
+    """Return entries `provider:fraction`."""
+    found = []
+    for provider, fraction in mapping(value).items():
+        if not 0 <= decimal(fraction) <= 1:
+            raise ValueError(f"{provider}: write a fraction such as 0.05, at most 1")
+        found.append(f"{provider}:{decimal(fraction):f}")
+    return found
+
+
+def cost_margins(value: Any) -> list[str]:
+    """Return entries `provider:fraction+amount` of {provider: 0.1}, or of percentage and fixed_amount."""
+    found = []
+    for provider, said in mapping(value).items():
+        parts = said if isinstance(said, dict) else {"percentage": said}
+        if not parts or not set(parts) <= {"percentage", "fixed_amount"}:
+            raise ValueError(f"{provider}: write 0.1, or {{percentage: 0.1, fixed_amount: 0.0005}}")
+        fraction, fixed = (decimal(parts.get(name, 0)) for name in ("percentage", "fixed_amount"))
+        if fraction < 0 or fixed < 0:
+            raise ValueError(f"{provider}: write numbers of at least 0")
+        found.append(f"{provider}:{fraction:f}+{fixed:f}")
+    return found
+
+
 def rate_limits(value: Any) -> dict[str, int]:
     """Return rpm_limit and tpm_limit of an object, or of a list of objects."""
     found: dict[str, int] = {}
@@ -239,6 +264,25 @@ def rate_limits(value: Any) -> dict[str, int]:
             if name in found:
                 raise ValueError(f"{name} is given twice; keep one of them")
             found[name] = whole()(limit)
+    return found
+
+
+def tag_budgets(value: Any) -> dict[str, dict[str, Any]]:
+    """Return {tag: {"max_budget", "budget_duration"}}; without a duration it is for all time."""
+    found: dict[str, dict[str, Any]] = {}
+    for tag, said in mapping(value).items():
+        if not isinstance(said, dict) or not {"max_budget"} <= set(said) <= {"max_budget", "budget_duration"}:
+            raise ValueError(
+                "write each tag with its budget: {engineering: {max_budget: 50, budget_duration: 1mo}}"
+            )
+        name = text(tag)
+        if len(name) > MAX_ID_LENGTH:
+            raise ValueError(f"a tag has at most {MAX_ID_LENGTH} characters")
+        length = said.get("budget_duration")
+        found[name] = {
+            "max_budget": usd(said["max_budget"]),
+            "budget_duration": "" if length is None else duration(length),
+        }
     return found
 
 
@@ -338,8 +382,6 @@ def _unsupported(path: str, note: str) -> Key:
 
 ANY = object()  # of an ALWAYS key: whatever it says
 
-_WITH_ALERTS = "alerts"
-_WITH_PRICES = "the price book's issue"
 _REDIS = "part of REDIS_URL"
 _RETRIES = "what is provably unbilled is tried at the model's other deployments"
 _IN_GATEWAY_BUDGET = "budget `config-gateway`, the gateway's"
@@ -348,6 +390,8 @@ _GENERAL = (
     _setting("general_settings.master_key", gateway_key, "MASTER_KEY", "the operator's key", secret=True),
     _setting("general_settings.database_url", database_url, "DATABASE_URL",
              "PostgreSQL or SQLite; Prisma's parameters are left out", secret=True),
+    _setting("general_settings.litellm_key_header_name", header_name, "KEY_HEADER",
+             "one header more that the key is read from, before all others"),
     _setting("general_settings.user_header_mappings", header_mappings, "USER_HEADER_MAPPINGS",
              "replaces the default, which is Open WebUI's headers"),
     _setting("general_settings.user_header_name", header_name, "USER_HEADER_MAPPINGS",
@@ -357,6 +401,12 @@ _GENERAL = (
              "TOKEN_RATE_LIMIT_TYPE", "which tokens count"),
     _setting("general_settings.apply_user_budget_to_team_keys", boolean, "APPLY_USER_BUDGET_TO_TEAM_KEYS",
              "whether a user's budget counts with a team's key"),
+    _setting("general_settings.disable_custom_api_keys", boolean, "DISABLE_CUSTOM_API_KEYS",
+             "keys are made by the gateway alone: `key` and `new_key` are refused"),
+    _setting("general_settings.enforce_user_param", boolean, "ENFORCE_CUSTOMER",
+             "refuse calls that name no customer, wherever they might have"),
+    _setting("general_settings.reject_clientside_metadata_tags", boolean, "REJECT_METADATA_TAGS",
+             "refuse calls whose body has `metadata.tags`"),
     _setting("general_settings.allow_requests_on_db_unavailable", boolean, "BUDGETS_WHEN_DB_DOWN",
              "calls under a budget while the database is away",
              write=lambda yes: "open" if yes else "closed"),
@@ -368,13 +418,15 @@ _GENERAL = (
              "how long an answer is kept, s"),
     _applied("general_settings.rate_limits", rate_limits, f"rpm and tpm of the {_IN_GATEWAY_BUDGET}"),
     _applied("general_settings.global_max_parallel_requests", whole(1), f"of the {_IN_GATEWAY_BUDGET}"),
-    _later("general_settings.alerting", texts, _WITH_ALERTS),
-    _later("general_settings.alert_types", texts, _WITH_ALERTS),
-    _later("general_settings.alert_to_webhook_url", mapping, _WITH_ALERTS, secret=True),
-    _later("general_settings.alerting_args", mapping, _WITH_ALERTS),
-    _later("general_settings.alerting_threshold", seconds, _WITH_ALERTS),
-    _later("general_settings.spend_report_frequency", text, _WITH_ALERTS),
-    _later("general_settings.alert_type_config", mapping, _WITH_ALERTS),
+    _setting("general_settings.alerting", texts, "ALERTING",
+             "channels: webhook, slack, email; without it all that are configured"),
+    _setting("general_settings.alert_types", texts, "ALERT_TYPES", "which kinds of alerts; without it all"),
+    _unsupported("general_settings.alert_to_webhook_url", "give alert rules Slack channels of their own"),
+    _always("general_settings.alerting_args", ANY, "an alert is told once a period; rules say the rest"),
+    _unsupported("general_settings.alerting_threshold", "slow calls are no alert; the logs tell latencies"),
+    _setting("general_settings.spend_report_frequency", duration, "SPEND_REPORT_FREQUENCY",
+             "how long the weekly report's periods are"),
+    _unsupported("general_settings.alert_type_config", "alerts are not put together"),
     _later("general_settings.maximum_spend_logs_retention_period", text, "retention of logs"),
     _later("general_settings.maximum_spend_logs_retention_interval", text, "retention of logs"),
     _always("general_settings.track_cost", True, "every call's cost is tracked"),
@@ -387,14 +439,9 @@ _GENERAL = (
     _always("general_settings.proxy_budget_rescheduler_max_time", ANY, "nothing is reset by a job"),
     _always("general_settings.always_include_stream_usage", True, "a stream's usage is always asked for"),
     _always("general_settings.store_model_in_db", ANY, "deployments are in the database"),
-    _always("general_settings.disable_custom_api_keys", False, "own values of keys are accepted"),
     _always("general_settings.disable_budget_reservation", False, "every call is held on its budgets first"),
-    _unsupported("general_settings.litellm_key_header_name",
-                 "send the key in Authorization or x-litellm-api-key"),
     _unsupported("general_settings.custom_auth", "keys are checked by the gateway alone"),
-    _unsupported("general_settings.enforce_user_param", "a call may come without a customer"),
     _unsupported("general_settings.enforced_params", "bodies are passed on as they are"),
-    _unsupported("general_settings.reject_clientside_metadata_tags", "tags of bodies are taken"),
     _unsupported("general_settings.public_routes", "routes are fixed"),
     _unsupported("general_settings.admin_only_routes", "routes are fixed"),
     _unsupported("general_settings.allowed_routes", "give allowed_routes to keys"),
@@ -433,17 +480,21 @@ _LITELLM = (
     _applied("litellm_settings.max_end_user_budget_id", text, "the budget of customers without another one"),
     _applied("litellm_settings.max_end_user_budget", usd,
              "USD of budget `config-customers`, for customers without another one, for all time"),
-    _later("litellm_settings.budget_alerts", budget_alerts, _WITH_ALERTS, secret=True),
-    _later("litellm_settings.slack_alerts", slack_alerts, _WITH_ALERTS, secret=True),
-    _later("litellm_settings.alerting", texts, _WITH_ALERTS),
-    _later("litellm_settings.cost_discount_config", mapping, _WITH_PRICES),
-    _later("litellm_settings.cost_margin_config", mapping, _WITH_PRICES),
+    _applied("litellm_settings.tag_budget_config", tag_budgets,
+             "tags with a budget `config-tag-…` each; a budget that a tag was given by hand stays"),
+    _applied("litellm_settings.budget_alerts", budget_alerts, "alert rules about all budgets", secret=True),
+    _applied("litellm_settings.slack_alerts", slack_alerts,
+             "alert rules; a model's usage is counted in calls a day", secret=True),
+    _setting("litellm_settings.alerting", texts, "ALERTING", "as in general_settings"),
+    _setting("litellm_settings.cost_discount_config", cost_discounts, "COST_DISCOUNTS",
+             "a fraction off the cost, by provider"),
+    _setting("litellm_settings.cost_margin_config", cost_margins, "COST_MARGINS",
+             "on top of the cost, in the charge, by provider or `global`"),
     _always("litellm_settings.track_cost", True, "every call's cost is tracked"),
     _always("litellm_settings.disable_end_user_cost_tracking", False, "customers' spend is counted"),
     _always("litellm_settings.store_audit_logs", True, "every change is in the audit log"),
     _always("litellm_settings.drop_params", False, "bodies are passed on as they are"),
     _unsupported("litellm_settings.budget_reset_time", "periods begin at midnight"),
-    _unsupported("litellm_settings.tag_budget_config", "give tags their budgets in the admin"),
     _unsupported("litellm_settings.validate_end_user_id_in_db",
                  "an unknown customer is made at its first call"),
     _unsupported("litellm_settings.block_requests_for_models_without_pricing",

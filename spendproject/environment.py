@@ -8,7 +8,7 @@ then from an env file (`.env` beside `manage.py`, written by `manage.py bootstra
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -150,6 +150,46 @@ def database(url: str, *, base_dir: Path) -> dict[str, Any]:
             },
         }
     raise BadSetting(f"DATABASE_URL: unknown scheme {parts.scheme!r}; write sqlite:///path or postgres://…")
+
+
+class MailServer(NamedTuple):
+    """Where mail is handed over. starts_tls: after a greeting in plain text; is_tls: from the first byte."""
+
+    backend: str
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+    starts_tls: bool = False
+    is_tls: bool = False
+
+
+def mail_server() -> MailServer | None:
+    """Return what EMAIL_URL says, else LiteLLM's SMTP_HOST and the like; None: no mail is sent.
+
+    smtp://user:password@host:587 (STARTTLS; `?tls=false` without), smtps://host:465,
+    console:// writes mails into the log.
+    """
+    url = text("EMAIL_URL")
+    smtp = "django.core.mail.backends.smtp.EmailBackend"
+    if not url:
+        host = text("SMTP_HOST")
+        user, password, tls = text("SMTP_USERNAME"), text("SMTP_PASSWORD"), boolean("SMTP_TLS", True)
+        return MailServer(smtp, host, integer("SMTP_PORT", 587), user, password, tls) if host else None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise BadSetting("EMAIL_URL: write smtp://user:password@host:587") from None
+    if parts.scheme == "console":
+        return MailServer("django.core.mail.backends.console.EmailBackend", "", 25)
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise BadSetting("EMAIL_URL: write smtp://user:password@host:587, smtps://… or console://")
+    is_tls = parts.scheme == "smtps"
+    has_tls = dict(parse_qsl(parts.query)).get("tls", "true").lower() not in ("false", "0", "no")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    port = port or (465 if is_tls else 587)
+    return MailServer(smtp, parts.hostname, port, user, password, has_tls and not is_tls, is_tls)
 
 
 def response_cache(kind: str, redis_url: str, *, max_bytes: int) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """404: there is no such route, or of the admin no such page."""
     if _is_for_people(request):
         return defaults.page_not_found(request, exception)
+    if request.path.startswith("/organization/"):
+        # As LiteLLM answers without a licence: its clients can live with that.
+        return _error(
+            403, "permission_error", "There are no organisations here: teams group keys and users (/team/new)."
+        )
     return _error(404, "not_found", "There is no such route; GET /openapi.json lists all that there are.")
 
 

@@ -88,11 +88,18 @@ RESPONSE_CACHE = env.choice("RESPONSE_CACHE", "off", ("off", "simple", "redis"))
 RESPONSE_CACHE_SECONDS = env.integer("RESPONSE_CACHE_SECONDS", 3600, minimum=1)
 RESPONSE_CACHE_BYTES = int(env.number("RESPONSE_CACHE_MB", 64) * 1024 * 1024)  # per web process, `simple`
 RESPONSE_CACHE_ENTRY_BYTES = int(env.number("RESPONSE_CACHE_ENTRY_KB", 1024) * 1024)
+KEY_HEADER = env.text("KEY_HEADER").lower()
 USER_HEADER_MAPPINGS = env.names(
     "USER_HEADER_MAPPINGS", "x-openwebui-user-id:internal_user,x-openwebui-user-email:customer"
 )
+COST_DISCOUNTS = env.names("COST_DISCOUNTS")
+COST_MARGINS = env.names("COST_MARGINS")
 EXTRA_SPEND_TAG_HEADERS = env.names("EXTRA_SPEND_TAG_HEADERS")
 USER_AGENT_TAGS = env.boolean("USER_AGENT_TAGS", True)
+CUSTOMER_FROM_METADATA = env.boolean("CUSTOMER_FROM_METADATA", True)
+ENFORCE_CUSTOMER = env.boolean("ENFORCE_CUSTOMER", False)
+DISABLE_CUSTOM_API_KEYS = env.boolean("DISABLE_CUSTOM_API_KEYS", False)
+REJECT_METADATA_TAGS = env.boolean("REJECT_METADATA_TAGS", False)
 INCLUDE_COST_IN_STREAMING_USAGE = env.boolean("INCLUDE_COST_IN_STREAMING_USAGE")
 STORE_PROMPTS = env.boolean("STORE_PROMPTS")
 DEMO_UPSTREAM = env.boolean("DEMO_UPSTREAM", True)
@@ -107,8 +114,36 @@ JOURNAL_DIR = Path(env.text("JOURNAL_DIR", str(VAR_DIR / "journal")))
 JOURNAL_SYNC = env.choice("JOURNAL_SYNC", "interval", ("interval", "always"))
 JOURNAL_KEEP_DAYS = env.number("JOURNAL_KEEP_DAYS", 7)
 JOURNAL_KEEP_BYTES = int(env.number("JOURNAL_KEEP_MB", 2048) * 1024 * 1024)
+LOG_RETENTION_MONTHS = env.integer("LOG_RETENTION_MONTHS", 0)  # 0: for ever
 RECORDER_SECONDS = env.number("RECORDER_SECONDS", 0.05, minimum=0.01)
 RECORDER_BATCH = env.integer("RECORDER_BATCH", 1000, minimum=1)
+
+# -- who is told -----------------------------------------------------------------
+
+WEBHOOK_URL = env.text("WEBHOOK_URL")
+WEBHOOK_SECRET = env.text("WEBHOOK_SECRET")
+WEBHOOK_ALLOW_PRIVATE = env.names("WEBHOOK_ALLOW_PRIVATE")  # true, or networks
+WEBHOOK_TIMEOUT_SECONDS = env.number("WEBHOOK_TIMEOUT_SECONDS", 10, minimum=0.1)
+SPEND_EVENTS = env.choice("SPEND_EVENTS", "auto", ("auto", "always"))
+EVENT_GROUPS = env.choice("EVENT_GROUPS", "documented", ("documented", "litellm"))
+EVENT_KEEP_DAYS = env.number("EVENT_KEEP_DAYS", 30, minimum=4)
+ALERTING = [channel.lower() for channel in env.names("ALERTING")]  # channels; none: all that are configured
+ALERT_TYPES = env.names("ALERT_TYPES")  # LiteLLM's names of kinds; none: all
+ALERT_EMAILS = env.names("ALERT_EMAILS")
+ALERT_KEEP_DAYS = env.number("ALERT_KEEP_DAYS", 400, minimum=32)
+SLACK_WEBHOOK_URL = env.text("SLACK_WEBHOOK_URL")
+SPEND_REPORT_FREQUENCY = env.text("SPEND_REPORT_FREQUENCY", "7d")
+_MAIL = env.mail_server()
+EMAIL_IS_CONFIGURED = _MAIL is not None
+EMAIL_BACKEND = _MAIL.backend if _MAIL else "django.core.mail.backends.dummy.EmailBackend"
+EMAIL_HOST, EMAIL_PORT = (_MAIL.host, _MAIL.port) if _MAIL else ("", 25)
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = (_MAIL.user, _MAIL.password) if _MAIL else ("", "")
+EMAIL_USE_TLS, EMAIL_USE_SSL = (_MAIL.starts_tls, _MAIL.is_tls) if _MAIL else (False, False)
+EMAIL_TIMEOUT = 20
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.text(
+    "EMAIL_FROM",
+    env.text("SMTP_SENDER_EMAIL", f"spend-gateway@{urlsplit(PUBLIC_URL).hostname or 'localhost'}"),
+)
 
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
@@ -192,6 +227,8 @@ SECURE_PROXY_SSL_HEADER = (
     ("HTTP_X_FORWARDED_PROTO", "https") if env.boolean("TRUST_FORWARDED_PROTO") else None
 )
 X_FRAME_OPTIONS = "DENY"
+# Who may show a page that was handed out in a frame: origins. Every other page refuses frames.
+HANDOUT_FRAME_ANCESTORS = env.names("HANDOUT_FRAME_ANCESTORS")
 # Served in plain HTTP (the embedded default), these checks ask for what cannot work;
 # `make run` says so where it prints the address.
 SILENCED_SYSTEM_CHECKS = (
@@ -268,10 +305,28 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "housekeeping": {"task": "billing.tasks.housekeeping", "schedule": 600.0, "options": {"expires": 300}},
+    # After midnight of whichever time zone; does nothing when all days are closed.
+    "close-days": {
+        "task": "billing.tasks.close_days",
+        "schedule": crontab(minute=20),
+        "options": {"expires": 1800},
+    },
+    # What is due is found by this; messages in between only make it sooner.
+    "deliver": {"task": "billing.tasks.deliver", "schedule": 5.0, "options": {"expires": 5}},
+    "check-alerts": {"task": "billing.tasks.check_alerts", "schedule": 60.0, "options": {"expires": 60}},
+    # Does nothing unless staff price calls again.
+    "reprice": {"task": "billing.tasks.reprice", "schedule": 60.0, "options": {"expires": 60}},
+    "tidy-events": {"task": "billing.tasks.tidy_events", "schedule": 900.0, "options": {"expires": 600}},
     # At night, by UTC: it reads the whole log.
     "reconcile": {
         "task": "billing.tasks.reconcile",
         "schedule": crontab(hour=2, minute=0),
+        "options": {"expires": 3600},
+    },
+    # After the comparison; does nothing without LOG_RETENTION_MONTHS.
+    "apply-retention": {
+        "task": "billing.tasks.apply_retention",
+        "schedule": crontab(hour=4, minute=0),
         "options": {"expires": 3600},
     },
     # Does nothing until `manage.py sync_prices --auto on`.

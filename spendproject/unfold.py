@@ -18,6 +18,13 @@ def _item(title: str, icon: str, model: str) -> dict[str, Any]:
     return {"title": title, "icon": icon, "link": link, "permission": _may_view(model)}
 
 
+def _is_at(model: str, *, but_not: object) -> Callable[[HttpRequest], bool]:
+    link = reverse_lazy(f"admin:{model.replace('.', '_')}_changelist")
+    return lambda request: request.path.startswith(str(link)) and not request.path.startswith(str(but_not))
+
+
+_UNPRICED = reverse_lazy("admin:billing_repricing_unpriced")
+
 UNFOLD = {
     "SITE_TITLE": "Spend gateway",
     "SITE_HEADER": "Spend gateway",
@@ -66,7 +73,25 @@ UNFOLD = {
                     },
                     _item("Logs", "list_alt", "billing.spendlog"),
                     _item("Customers", "groups", "customers.customer"),
+                    _item("Budgets", "savings", "customers.budget"),
+                    _item("Alerts", "notifications", "billing.alert"),
+                ],
+            },
+            {
+                "title": "Prices",
+                "items": [
                     _item("Prices", "sell", "billing.price"),
+                    _item("Rate cards", "price_check", "customers.ratecard"),
+                    {
+                        "title": "Unpriced calls",
+                        "icon": "money_off",
+                        "link": _UNPRICED,
+                        "permission": _may_view("billing.spendlog"),
+                    },
+                    # The page of unpriced calls is below its address.
+                    _item("Re-pricing", "published_with_changes", "billing.repricing")
+                    | {"active": _is_at("billing.repricing", but_not=_UNPRICED)},
+                    _item("Closed months", "lock", "billing.closedmonth"),
                 ],
             },
             {
@@ -76,7 +101,6 @@ UNFOLD = {
                     _item("Teams", "diversity_3", "customers.team"),
                     _item("Users", "person", "customers.user"),
                     _item("Tags", "label", "customers.tag"),
-                    _item("Budgets", "savings", "customers.budget"),
                 ],
             },
             {
@@ -85,6 +109,9 @@ UNFOLD = {
                     _item("Limits", "speed", "customers.gatewaylimits"),
                     _item("Upstreams", "cloud", "proxy.upstream"),
                     _item("Deployments", "route", "proxy.deployment"),
+                    _item("Alert rules", "notification_add", "billing.alertrule"),
+                    _item("Webhooks", "webhook", "billing.webhookendpoint"),
+                    _item("Deliveries", "outbox", "billing.delivery"),
                 ],
             },
             {
@@ -93,6 +120,8 @@ UNFOLD = {
                 "items": [
                     _item("Audit log", "history", "customers.auditlog"),
                     _item("Totals", "functions", "billing.spendtotal"),
+                    _item("Sealed months", "inventory_2", "billing.sealedmonth"),
+                    _item("Events", "event_list", "billing.event"),
                     _item("Journals", "menu_book", "billing.journalcheckpoint"),
                     _item("Groups", "shield_person", "auth.group"),
                     _item("Failed log-ins", "gpp_maybe", "axes.accessattempt"),

@@ -5,11 +5,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import redirect
 from django.urls import include, path
 from django.views.decorators.http import require_safe
-from django.views.defaults import page_not_found
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
-from customers.api.schema import openapi
+from customers.api.schema import openapi, routes
 from proxy import health
 
 
@@ -24,16 +23,15 @@ def user_interface(request: HttpRequest) -> HttpResponseBase:
     return redirect(pages.get(request.GET.get("page", ""), "admin:index"))
 
 
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """404 where there is no such route: a page in the admin, else an error as programs read it."""
-    if request.path.startswith("/admin/"):
-        return page_not_found(request, exception)
-    message = "There is no such route; GET /openapi.json lists all that there are."
-    told = {"message": message, "type": "not_found", "param": None, "code": "404"}
-    return JsonResponse({"error": told}, status=404)
+def test(request: HttpRequest) -> HttpResponseBase:
+    """GET /test, by which LiteLLM's users see whether requests arrive."""
+    return JsonResponse({"route": request.path})
 
 
-handler404 = not_found
+handler400 = "spendproject.errors.bad_request"
+handler403 = "spendproject.errors.permission_denied"
+handler404 = "spendproject.errors.not_found"
+handler500 = "spendproject.errors.server_error"
 urlpatterns = [
     path("", root),
     path("ui", user_interface),
@@ -44,6 +42,8 @@ urlpatterns = [
     path("health/liveliness", health.liveness),
     path("health/liveness", health.liveness),
     path("health/readiness", health.readiness),
+    path("routes", require_safe(routes)),
+    path("test", require_safe(test)),
     path("openapi.json", require_safe(openapi), name="openapi"),
     path("docs", SpectacularSwaggerSplitView.as_view(url_name="openapi"), name="docs"),
     path("", include("billing.urls")),

@@ -41,6 +41,7 @@ class Adjustment(LedgerModel):
     class Reason(models.TextChoices):
         LATE_JOURNAL = "late_journal", "late journal: the call had been booked by its estimate"
         REPRICING = "repricing", "re-pricing"
+        LATE_CALL = "late_call", "late call: its month was closed when it was booked"
         INITIAL_SPEND = "initial_spend", "initial spend"
 
     log_id = models.UUIDField(null=True, db_index=True)  # null: of no call of ours. Read per corrected call
@@ -48,16 +49,37 @@ class Adjustment(LedgerModel):
     booked_at = models.DateTimeField()
     reason = models.CharField(max_length=20, choices=Reason)
     note = models.CharField(max_length=500, blank=True)
+    actor = models.CharField(max_length=255, blank=True, db_default="")  # who did it; empty: the gateway
+    repricing_id = models.BigIntegerField(null=True, blank=True)  # the run that it is of
+    price_id = models.BigIntegerField(null=True, blank=True)  # the row that the call was priced by
     customer = loose_foreign_key("customers.Customer", "adjustments")
     key = loose_foreign_key("customers.VirtualKey", "adjustments")
     team = loose_foreign_key("customers.Team", "adjustments")
     user = loose_foreign_key(settings.AUTH_USER_MODEL, "adjustments")
     tags = models.JSONField(default=list)
     model = models.CharField(max_length=255, blank=True)
+    # As the log has them, which retention may have removed when sums are compared again.
+    deployment_id = models.BigIntegerField(null=True)
+    provider = models.CharField(max_length=100, blank=True, db_default="")
+    upstream_model = models.CharField(max_length=255, blank=True, db_default="")
+    dialect = models.CharField(max_length=30, blank=True, db_default="")
+    client_tool = models.CharField(max_length=40, blank=True, db_default="")
     cost = UsdField("cost, USD")
     charge = UsdField("charge, USD")
+    # -1 where it gives a call its cost that had none: so many fewer are unpriced.
+    unpriced_calls = models.IntegerField(default=0, db_default=0)
 
     objects = AdjustmentQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            # What one run of re-pricing did.
+            models.Index(
+                fields=["repricing_id", "id"],
+                name="adjustment_repricing",
+                condition=models.Q(repricing_id__isnull=False),
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.cost} for {self.log_id or self.get_reason_display()}"

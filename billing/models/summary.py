@@ -29,7 +29,10 @@ class ClosedSpan(models.Model):
 
 
 class Summary(LedgerModel):
-    """What one group of a span's calls adds up to. Columns are named and mean as in `DailySums`."""
+    """What one group of a span's calls adds up to. Columns are named and mean as in `DailySums`.
+
+    Optimization: null is 0. Most sums of most rows are, and take no room then.
+    """
 
     id = models.BigAutoField(primary_key=True)
     span = models.IntegerField()
@@ -48,7 +51,8 @@ class Summary(LedgerModel):
 
 # A month of calls may be more than an integer holds: here all sums are big.
 for _name in SUMS:
-    Summary.add_to_class(_name, UsdField() if _name in ("cost", "charge") else models.BigIntegerField())
+    _is_money = _name in ("cost", "charge")
+    Summary.add_to_class(_name, UsdField() if _is_money else models.BigIntegerField(null=True))
 
 
 class SummaryByModel(Summary):
@@ -60,6 +64,27 @@ class SummaryByModel(Summary):
     deployment_id = models.BigIntegerField()
     dialect = models.CharField(max_length=30)
     client_tool = models.CharField(max_length=40)
+
+
+class SummaryByTags(Summary):
+    """By set of tags alone."""
+
+    tag_set_id = models.UUIDField()
+
+    class Meta(Summary.Meta):
+        indexes = [
+            *Summary.Meta.indexes,
+            # Figures of chosen tags.
+            models.Index(fields=["tag_set_id", "span"], name="summary_tags"),
+        ]
+
+
+class SummaryByUser(Summary):
+    """By user, and the key and team in whose name the calls were made: hardly more rows than keys."""
+
+    user_id = models.CharField(max_length=255)
+    key_id = models.UUIDField()
+    team_id = models.CharField(max_length=255)
 
 
 class SummaryByKey(Summary):
@@ -80,24 +105,6 @@ class SummaryByKey(Summary):
         ]
 
 
-class SummaryByUser(Summary):
-    """By user and what was called in whose name."""
-
-    user_id = models.CharField(max_length=255)
-    key_id = models.UUIDField()
-    team_id = models.CharField(max_length=255)
-    model = models.CharField(max_length=255)
-    upstream_model = models.CharField(max_length=255)
-    client_tool = models.CharField(max_length=40)
-
-    class Meta(Summary.Meta):
-        indexes = [
-            *Summary.Meta.indexes,
-            # Figures of chosen users.
-            models.Index(fields=["user_id", "span"], name="summary_user"),
-        ]
-
-
 class SummaryByTagsAndModel(Summary):
     """By set of tags and what was called."""
 
@@ -107,6 +114,26 @@ class SummaryByTagsAndModel(Summary):
     upstream_model = models.CharField(max_length=255)
     dialect = models.CharField(max_length=30)
     client_tool = models.CharField(max_length=40)
+
+
+class SummaryByUserAndModel(Summary):
+    """By user and what was called in whose name."""
+
+    user_id = models.CharField(max_length=255)
+    key_id = models.UUIDField()
+    team_id = models.CharField(max_length=255)
+    model = models.CharField(max_length=255)
+    provider = models.CharField(max_length=100)
+    upstream_model = models.CharField(max_length=255)
+    dialect = models.CharField(max_length=30)
+    client_tool = models.CharField(max_length=40)
+
+    class Meta(Summary.Meta):
+        indexes = [
+            *Summary.Meta.indexes,
+            # Figures of chosen users.
+            models.Index(fields=["user_id", "span"], name="summary_user"),
+        ]
 
 
 class SummaryByTagsAndUser(Summary):
@@ -156,12 +183,55 @@ class SummaryByCustomer(Summary):
 
     class Meta(Summary.Meta):
         indexes = [
-            # The customers that spent most: with all of what they are put in order by.
+            # Names of customers in some order: with all of what they are put in order by.
             models.Index(
                 fields=["span"],
                 include=["customer_id", "cost", "charge", "calls", "failed_calls"],
                 name="summary_customer_order",
             ),
+            # The customers that were charged most, without the others.
+            models.Index(fields=["span", "charge"], name="summary_customer_most"),
             # Figures of chosen customers.
             models.Index(fields=["customer_id", "span"], name="summary_customer"),
+        ]
+
+
+class SummaryByCustomerAndModel(Summary):
+    """By customer and what was called."""
+
+    customer_id = models.CharField(max_length=255)
+    model = models.CharField(max_length=255)
+    provider = models.CharField(max_length=100)
+    upstream_model = models.CharField(max_length=255)
+    dialect = models.CharField(max_length=30)
+
+    class Meta(Summary.Meta):
+        indexes = [
+            # Customers of a model, with what they are put in order by.
+            models.Index(
+                fields=["span", "model"],
+                include=["customer_id", "cost", "charge", "calls"],
+                name="summary_customer_of_model",
+            ),
+            # Figures of chosen customers.
+            models.Index(fields=["customer_id", "span"], name="summary_customer_model"),
+        ]
+
+
+class SummaryByCaller(Summary):
+    """By customer and how it calls: with which key, in whose name, with which tags and program."""
+
+    customer_id = models.CharField(max_length=255)
+    key_id = models.UUIDField()
+    team_id = models.CharField(max_length=255)
+    user_id = models.CharField(max_length=255)
+    tag_set_id = models.UUIDField()
+    client_tool = models.CharField(max_length=40)
+
+    class Meta(Summary.Meta):
+        indexes = [
+            # Customers of a key: also those of a team, a user, or tags.
+            models.Index(fields=["span", "key_id"], name="summary_caller_key"),
+            # Figures of chosen customers.
+            models.Index(fields=["customer_id", "span"], name="summary_caller"),
         ]

@@ -95,7 +95,8 @@ class CustomerInfo(ManagementView):
         customer_id = self.query(CustomerQuery)["end_user_id"]
         customer = None
         if is_clean_id(customer_id):
-            customer = Customer.objects.listed().select_related("budget").filter(pk=customer_id).first()
+            listed = Customer.objects.listed().select_related("budget", "rate_card")
+            customer = listed.filter(pk=customer_id).first()
         if customer is None:
             raise NotFound(f"no customer with id {customer_id}", param="end_user_id")
         return Response(_one(customer))
@@ -201,7 +202,7 @@ def _page(found: QuerySet, *, number: int, size: int, most: int) -> Response:
 def _in_order(found: QuerySet, start: int, end: int) -> list[Customer]:
     # Optimization: the ids alone are read from an index, however deep the page is; the rows come after.
     ids = found.order_by("pk").values("pk")[start:end]
-    return list(Customer.objects.filter(pk__in=ids).select_related("budget").order_by("pk"))
+    return list(Customer.objects.filter(pk__in=ids).select_related("budget", "rate_card").order_by("pk"))
 
 
 def _check_default_model(given: dict[str, Any]) -> None:
@@ -243,6 +244,7 @@ def customer_object(customer: Customer, spending: Spending, *, at: datetime) -> 
         "object_permission": None,
         "litellm_budget_table": budget_object(customer.budget, at=at) if customer.budget else None,
         "budget_period": spending.period,
+        **spending.usage,
         "total_spend": spending.spend,
         "total_cost": spending.cost,
         "total_tokens": total.prompt_tokens + total.completion_tokens if total else 0,
@@ -250,6 +252,7 @@ def customer_object(customer: Customer, spending: Spending, *, at: datetime) -> 
         "failed_requests": total.failed_calls if total else 0,
         "unpriced_requests": total.unpriced_calls if total else 0,
         "last_seen_at": total.last_call_at if total else None,
+        "rate_card": customer.rate_card.name if customer.rate_card else None,
         "metadata": customer.metadata,
         "created_at": customer.created_at,
         "updated_at": customer.updated_at,

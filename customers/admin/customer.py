@@ -27,9 +27,9 @@ class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
     search_fields = ("search_text",)  # see `get_search_results`
     search_help_text = "Parts of the id or the name; of one or two letters, how one of them begins"
     ordering = ("-created_at",)
-    autocomplete_fields = ("budget",)
+    autocomplete_fields = ("budget", "rate_card")
     fieldsets = (
-        (None, {"fields": ("id", "alias", "blocked", "budget")}),
+        (None, {"fields": ("id", "alias", "blocked", "budget", "rate_card")}),
         ("Models", {"fields": ("allowed_models", "allowed_model_region", "default_model")}),
         ("Metadata", {"fields": ("metadata",)}),
     )

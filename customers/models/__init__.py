@@ -5,8 +5,10 @@ from customers.models.budget import Budget
 from customers.models.change import Change, ChangeCounter, TrackedModel, record_changes
 from customers.models.customer import Customer
 from customers.models.gateway import GatewayLimits
+from customers.models.handout_link import HandoutLink
 from customers.models.idempotent_answer import IdempotentAnswer
 from customers.models.key import VirtualKey
+from customers.models.rate_card import RateCard
 from customers.models.tag import Tag
 from customers.models.team import Team, TeamMembership
 from customers.models.user import User
@@ -18,7 +20,9 @@ __all__ = [
     "ChangeCounter",
     "Customer",
     "GatewayLimits",
+    "HandoutLink",
     "IdempotentAnswer",
+    "RateCard",
     "Tag",
     "Team",
     "TeamMembership",

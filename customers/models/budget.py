@@ -11,6 +11,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.core.validators import MinValueValidator
 from django.db import models
 
+from customers.budget_windows import BudgetWindow, read_windows
 from customers.durations import Duration, parse_duration
 from customers.model_limits import ModelLimit, read_model_limits
 from customers.models.change import TrackedModel
@@ -67,6 +68,14 @@ class Budget(TrackedModel):
         help_text='Each optional: {"gpt-4o": {"budget_limit": "5", "time_period": "1d", "rpm_limit": 60, '
         '"tpm_limit": 100000}}.',
     )
+    budget_limits = models.JSONField(
+        "further windows",
+        default=list,
+        blank=True,
+        encoder=DjangoJSONEncoder,
+        decoder=ExactDecoder,
+        help_text='Each limits besides those above: [{"budget_duration": "1d", "max_budget": "5"}].',
+    )
     # Added to max_budget until then. The row stays as it was: nothing has to take it back.
     temp_budget_increase = UsdField(
         "temporary increase, USD", null=True, blank=True, validators=[MinValueValidator(0)]
@@ -94,6 +103,7 @@ class Budget(TrackedModel):
         except ValidationError as error:
             raise ValidationError({"model_max_budget": error}) from None
         self.model_max_budget = {model: limit.as_json() for model, limit in limits.items()}
+        self._clean_windows()
         if (self.temp_budget_increase is None) != (self.temp_budget_expiry is None):
             message = "Give temp_budget_increase and temp_budget_expiry together, or neither."
             raise ValidationError({"temp_budget_increase": message})
@@ -104,6 +114,20 @@ class Budget(TrackedModel):
                 message = "Together with max_budget this is more than can be kept."
                 raise ValidationError({"temp_budget_increase": message}) from None
 
+    def _clean_windows(self) -> None:
+        try:
+            windows = self.windows()
+        except ValidationError as error:
+            raise ValidationError({"budget_limits": error}) from None
+        self.budget_limits = [window.as_json() for window in windows]
+        try:
+            duration = self.duration()
+        except ValueError:
+            return  # told of that field
+        if self.max_budget is not None and any(window.duration == duration for window in windows):
+            message = f"There are two limits for {duration}: max_budget is the one of budget_duration."
+            raise ValidationError({"budget_limits": message})
+
     def duration(self) -> Duration | None:
         """Return the duration, None: for all time. Raises: ValueError on a row saved without `full_clean`."""
         return parse_duration(self.budget_duration) if self.budget_duration else None
@@ -113,6 +137,10 @@ class Budget(TrackedModel):
         if self.max_budget is None or self.temp_budget_increase is None or self.temp_budget_expiry is None:
             return self.max_budget
         return self.max_budget + (self.temp_budget_increase if at < self.temp_budget_expiry else 0)
+
+    def windows(self) -> list[BudgetWindow]:
+        """Return the further windows. Raises: ValidationError on a row saved without `full_clean`."""
+        return read_windows(self.budget_limits)
 
     def model_limits(self) -> dict[str, ModelLimit]:
         """Return the limits by model name. Raises: ValidationError on a row saved without `full_clean`."""

@@ -20,6 +20,11 @@ class CustomerFields(BudgetLimits):
     budget_id = Id(
         required=False, allow_null=True, help_text="A budget that it shares with others; null detaches it."
     )
+    rate_card = Id(
+        required=False,
+        allow_null=True,
+        help_text="The name of the rate card that says what it pays; null: what the providers bill.",
+    )
     allowed_model_region = serializers.ChoiceField(
         Customer.Region.choices,
         required=False,

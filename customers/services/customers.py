@@ -6,7 +6,7 @@ from typing import Any
 
 from django.apps import apps
 
-from customers.models import Customer
+from customers.models import Customer, RateCard
 from customers.refusals import Missing, Refused
 from customers.services.budgets import budget_of_holder
 from customers.services.defaults import enforceable_limits
@@ -42,13 +42,13 @@ def create_customer(given: Mapping[str, Any]) -> Customer:
     if customer is None:
         customer = Customer(pk=customer_id)
     customer.deleted_at = None
-    _set(customer, {**dict.fromkeys(_FIELDS), **given})
+    _set(customer, {**dict.fromkeys([*_FIELDS, "rate_card"]), **given})
     customer.budget = budget_of_holder(None, enforceable_limits(None, given))
     if customer._state.adding:
         customer.save(force_insert=True)
     else:
         written = [name for name, _ in _FIELDS.values()]
-        customer.save(update_fields=[*written, "blocked", "budget", "deleted_at", "updated_at"])
+        customer.save(update_fields=[*written, "rate_card", "blocked", "budget", "deleted_at", "updated_at"])
     return customer
 
 
@@ -57,7 +57,8 @@ def update_customer(given: Mapping[str, Any]) -> Customer:
 
     In the caller's transaction. Raises: Refused, Missing, ValidationError.
     """
-    customer = Customer.objects.listed().select_related("budget").filter(pk=given["user_id"]).first()
+    listed = Customer.objects.listed().select_related("budget", "rate_card")
+    customer = listed.filter(pk=given["user_id"]).first()
     if customer is None:
         raise Missing(f"no customer with id {given['user_id']}", param="user_id")
     changed = _set(customer, given)
@@ -77,10 +78,23 @@ def _set(customer: Customer, given: Mapping[str, Any]) -> list[str]:
             value = given[name]
             setattr(customer, field, type(empty)() if value is None else value)
             changed.append(field)
+    if "rate_card" in given:
+        customer.rate_card = _rate_card(given["rate_card"])
+        changed.append("rate_card")
     if "blocked" in given:
         customer.blocked = given["blocked"]
         changed.append("blocked")
     return changed
+
+
+def _rate_card(name: str | None) -> RateCard | None:
+    """Raises: Missing."""
+    if name is None:
+        return None
+    card = RateCard.objects.filter(name=name).first()
+    if card is None:
+        raise Missing(f"no rate card with the name {name}", param="rate_card")
+    return card
 
 
 def is_served(model: str) -> bool:
@@ -133,7 +147,7 @@ def _all_listed(ids: Sequence[str]) -> list[str]:
 
 
 def _in_order(ids: Sequence[str]) -> list[Customer]:
-    found = Customer.objects.select_related("budget").in_bulk(ids)
+    found = Customer.objects.select_related("budget", "rate_card").in_bulk(ids)
     return [found[customer_id] for customer_id in ids]
 
 
