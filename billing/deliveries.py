@@ -229,10 +229,12 @@ def storable(text: str, longest: int) -> str:
 def replay(deliveries: QuerySet[Delivery], *, at: datetime) -> int:
     """Make finished deliveries due again, from their first attempt on; return how many.
 
+    Those that wait for their next attempt are due now; what is being posted is left alone.
     At most `MOST_REPLAYED` at a time: call again for the rest. The ids of the events stay.
     """
     finished = deliveries.filter(state__in=[Delivery.State.FAILED, Delivery.State.DELIVERED])
-    replayed = 0
+    waiting = deliveries.filter(state=Delivery.State.DUE, next_attempt_at__gt=at)
+    replayed = waiting.update(next_attempt_at=at)
     while replayed < MOST_REPLAYED:
         ids = list(finished.order_by("pk").values_list("pk", flat=True)[:_CHUNK])
         if not ids:

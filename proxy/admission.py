@@ -97,6 +97,7 @@ def limits_of(
         None if caller.key_id is None else uuid7_text(caller.key_id),
         caller.key_name,
         caller.tier,
+        caller.key_token,
         caller.team_id,
         caller.team_tier,
         origin.user_id,

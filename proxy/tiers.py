@@ -19,6 +19,7 @@ from billing.bulk import microseconds
 from billing.holds import Claim
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
 from billing.periods import PeriodKey
+from customers.budget_windows import BudgetWindow
 from customers.durations import CurrentPeriods, Duration
 from customers.model_limits import ModelLimit
 from customers.models import Budget
@@ -58,6 +59,7 @@ class Tier(msgspec.Struct, frozen=True, eq=False):
     tokens_per_minute: int | None = None
     parallel_requests: int | None = None
     models: dict[str, ModelLimit] = {}
+    windows: tuple[BudgetWindow, ...] = ()  # besides the limit in `duration`
 
 
 def tier_of(budget: Budget | None) -> Tier | None:
@@ -74,9 +76,10 @@ def tier_of(budget: Budget | None) -> Tier | None:
         budget.tpm_limit,
         budget.max_parallel_requests,
         _read(budget, budget.model_limits, {}),
+        tuple(_read(budget, budget.windows, [])),
     )
     limits = (tier.limit_nano, tier.requests_per_minute, tier.tokens_per_minute, tier.parallel_requests)
-    return tier if tier.models or any(limit is not None for limit in limits) else None
+    return tier if tier.models or tier.windows or any(limit is not None for limit in limits) else None
 
 
 def _increase(budget: Budget) -> tuple[int, int]:
@@ -102,6 +105,7 @@ class Holder(NamedTuple):
     id: str
     label: str  # what people know it by
     tier: Tier
+    token: str = ""  # of a key: the hash of its secret, its id in the API
 
 
 class CallLimits(NamedTuple):
@@ -111,6 +115,7 @@ class CallLimits(NamedTuple):
     claims: tuple[Claim, ...] = ()
     labels: tuple[str, ...] = ()  # one for each claim
     is_strict: bool = False
+    key_token: str = ""  # of the key among those who limit the call
 
 
 UNLIMITED = CallLimits()
@@ -136,6 +141,7 @@ class Behind(msgspec.Struct, frozen=True, gc=False):
     key_id: str | None = None  # None: the master key
     key_label: str = "master key"
     key_tier: Tier | None = None
+    key_token: str = ""
     team_id: str | None = None
     team_tier: Tier | None = None
     user_id: str | None = None
@@ -153,7 +159,8 @@ def holders(tiers: Tiers, behind: Behind, *, user_pays_in_team: bool) -> Iterato
     if tiers.members and team_id and user_id and (tier := tiers.members.get((team_id, user_id))):
         yield Holder(_TEAM_MEMBER, team_member_id(team_id, user_id), f"{user_id} in {team_id}", tier)
     if behind.key_tier:
-        yield Holder(_KEY, behind.key_id or MASTER_KEY_ID, behind.key_label, behind.key_tier)
+        key_id = behind.key_id or MASTER_KEY_ID
+        yield Holder(_KEY, key_id, behind.key_label, behind.key_tier, behind.key_token)
     if behind.team_tier and team_id:
         yield Holder(_TEAM, team_id, team_id, behind.team_tier)
     if tiers.tags:
@@ -200,12 +207,14 @@ def _limits_of(
     claims: list[Claim] = []
     labels: list[str] = []
     is_strict = False
+    key_token = ""
     since_us, until_us = 0, float("inf")
     for holder in who:
         tier = holder.tier
         scope = _SCOPES[holder.type]
         rule_holder = "" if holder.type == HolderType.GATEWAY else holder.id
         label = holder.label if holder.label != rule_holder else ""
+        key_token = key_token or holder.token
         rules += rules_of(
             scope,
             rule_holder,
@@ -222,6 +231,7 @@ def _limits_of(
             else:
                 since_us = max(since_us, tier.raised_until_us)
         allowances = [("", limit_nano, tier.duration)]
+        allowances += [("", window.limit_nano, window.duration) for window in tier.windows]
         if (by_model := tier.models.get(model)) is not None:
             allowances.append((model, by_model.limit_nano, by_model.duration))
             rules += rules_of(
@@ -243,4 +253,4 @@ def _limits_of(
                 is_strict = is_strict or tier.is_strict
     if not rules and not claims:
         return UNLIMITED, since_us, until_us
-    return CallLimits(tuple(rules), tuple(claims), tuple(labels), is_strict), since_us, until_us
+    return CallLimits(tuple(rules), tuple(claims), tuple(labels), is_strict, key_token), since_us, until_us

@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 
 from billing.alerts.editing import set_slack_url, threshold_text
+from billing.alerts.holders import kept_holder_id
 from billing.alerts.rules import forget_rules
 from billing.alerts.secrets import shown_url
 from billing.models import Alert, AlertRule, Delivery, HolderType
@@ -48,6 +49,12 @@ class AlertRuleForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
+        try:
+            cleaned["holder_id"] = kept_holder_id(
+                cleaned.get("holder_type", ""), cleaned.get("holder_id", "")
+            )
+        except ValidationError as error:
+            self.add_error("holder_id", error.message_dict["holder_id"][0])
         if cleaned.get("forget_slack_url"):
             self.instance.sealed_slack_url = ""
         elif cleaned.get("slack_url"):
@@ -79,7 +86,8 @@ class AlertRuleAdmin(GatewayAdmin):
         "tokens or USD a day, of a spike how many times the usual, of an upstream the share of failures. "
         "Soft budgets, projections, models without a price and reports have none.",
         "holder_type": "Empty: every holder of a budget; of a day's spend, the gateway's.",
-        "holder_id": "Customer id, key id, team id, …; empty: each one.",
+        "holder_id": "The id of the customer, team, user or tag; the hash of a key; of a member team/user. "
+        "Empty: each one.",
         "model": "The public name. A budget: only its limits of this model.",
         "unit": "What a model's usage is counted in.",
         "minimum_usd": "Of a spike: days with less spend are passed over.",

@@ -7,9 +7,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
+from billing.alerts.holders import kept_holder_id
 from billing.alerts.rules import forget_rules
 from billing.alerts.secrets import sealed_url
-from billing.alerts.words import percent
+from billing.alerts.words import percent, subject_of
 from billing.models import AlertRule, WebhookEndpoint
 from customers.money import plain_usd
 from customers.refusals import Missing
@@ -63,6 +64,8 @@ def _saved(rule: AlertRule, given: Mapping[str, Any]) -> AlertRule:
         if name in given:
             value = given[name]
             setattr(rule, field, none if value is None else value)
+    if "holder_type" in given or "holder_id" in given:
+        rule.holder_id = kept_holder_id(rule.holder_type, rule.holder_id)
     if "slack_url" in given:
         set_slack_url(rule, given["slack_url"] or "")
     if "endpoint_id" in given:
@@ -94,7 +97,9 @@ def _endpoint(endpoint_id: int | None) -> WebhookEndpoint | None:
 
 def default_name(rule: AlertRule) -> str:
     """Return what a rule is called that nobody gave a name."""
-    whose = rule.model or rule.holder_id or rule.holder_type
+    whose = rule.model or rule.holder_type
+    if rule.holder_id and not rule.model:
+        whose = subject_of(rule.holder_type, rule.holder_id).label
     of = f": {whose}" if whose else ""
     text = f"{AlertRule.Kind(rule.kind).label}{of}" if rule.kind in AlertRule.Kind.values else "Alert"
     return f"{text[:1].upper()}{text[1:]}"[:255]

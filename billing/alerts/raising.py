@@ -123,6 +123,8 @@ def _event(alert: Alert, finding: Finding) -> NewEvent:
     fields = dict(finding.more)
     sentence: Callable[[Subject], str] | str | None = fields.pop("sentence", None)
     refusal = fields.get("refusal")
+    if refusal is not None:
+        fields["refusal"] = words.told_refusal(refusal, subject)
     if isinstance(sentence, str):
         message = sentence
     elif sentence is not None:

@@ -10,6 +10,7 @@ Source: LiteLLM 1.81, `litellm/proxy/_types.py`, `WebhookEvent`.
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from urllib.parse import urljoin
 from django.conf import settings
 from django.urls import NoReverseMatch, reverse
 
+from billing.events import customer_group
 from billing.models import AlertRule, HolderType
 from billing.words import plural
 from customers.models import Customer, Team, User, VirtualKey
@@ -77,6 +79,8 @@ def event_type(kind: str, threshold: Decimal) -> str:
 def event_group(holder_type: str) -> str:
     if holder_type not in HolderType.values:
         return _OF_NOBODY
+    if holder_type == HolderType.CUSTOMER:
+        return customer_group()
     return GROUPS.get(holder_type, holder_type)
 
 
@@ -223,6 +227,17 @@ def _said(refusal: Mapping[str, Any], name: str) -> str:
         return usd(Decimal(refusal[name]))
     except (KeyError, ArithmeticError, TypeError):
         return "an unknown amount"
+
+
+def told_refusal(refusal: Mapping[str, Any], who: Subject) -> dict[str, Any]:
+    """Return a refusal as its caller was told it: amounts are numbers, a key's id is its hash."""
+    told = dict(refusal)
+    for name in ("limit", "spent", "held", "provisional", "hold"):
+        with suppress(KeyError, ArithmeticError, TypeError, ValueError):
+            told[name] = Decimal(told[name])
+    if "token" in who.fields:
+        told["id"] = who.fields["token"]
+    return told
 
 
 def soft_sentence(who: Subject, *, spent: Decimal, soft: Decimal) -> str:

@@ -1,14 +1,17 @@
 """Alerts and their rules: /alert/*. LiteLLM has them in its file alone; these routes are ours."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.urls import path
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.alerts.editing import create_rule, delete_rule, update_rule
+from billing.alerts.holders import kept_holder_id, told_holder_ids
 from billing.models import Alert, AlertRule
 from billing.models.event import wire_id
 from billing.serializers.alerts import AlertQuery, ChangedRule, NewRule, RuleId
@@ -46,7 +49,7 @@ _ALERT = {
     "holder_type": "customer",
     "holder_id": "acme-042",
     "model": None,
-    "threshold": "0.8",
+    "threshold": Decimal("0.8"),
     "limit": Decimal(50),
     "spent": Decimal("40.12"),
     "period_starts_at": "2026-07-01T00:00:00Z",
@@ -71,7 +74,7 @@ class NewAlertRule(ManagementView):
         },
     )
     def post(self, request: Request) -> Response:
-        return Response(rule_object(create_rule(self.body(NewRule))))
+        return Response(_answer(create_rule(self.body(NewRule))))
 
 
 class UpdateAlertRule(ManagementView):
@@ -81,7 +84,7 @@ class UpdateAlertRule(ManagementView):
 
     @described(body=ChangedRule, answer=_RULE, example={"rule_id": 7, "active": False})
     def post(self, request: Request) -> Response:
-        return Response(rule_object(update_rule(self.body(ChangedRule))))
+        return Response(_answer(update_rule(self.body(ChangedRule))))
 
 
 class DeleteAlertRule(ManagementView):
@@ -103,7 +106,9 @@ class AlertRuleList(ManagementView):
 
     @described(answer=[_RULE])
     def get(self, request: Request) -> Response:
-        return Response([rule_object(rule) for rule in AlertRule.objects.order_by("pk")])
+        rules = list(AlertRule.objects.order_by("pk"))
+        names = told_holder_ids((rule.holder_type, rule.holder_id) for rule in rules)
+        return Response([rule_object(rule, names) for rule in rules])
 
 
 class AlertList(ManagementView):
@@ -118,9 +123,10 @@ class AlertList(ManagementView):
     def get(self, request: Request) -> Response:
         query = self.query(AlertQuery)
         page = page_of(_alerts(query), number=query["page"], size=query["page_size"])
+        names = told_holder_ids((alert.holder_type, alert.holder_id) for alert in page.rows)
         return Response(
             {
-                "alerts": [alert_object(alert) for alert in page.rows],
+                "alerts": [alert_object(alert, names) for alert in page.rows],
                 "total": page.total,
                 "page": page.number,
                 "page_size": page.size,
@@ -131,11 +137,20 @@ class AlertList(ManagementView):
 
 def _alerts(query: dict[str, Any]) -> QuerySet[Alert]:
     chosen = {name: query[name] for name in ("kind", "holder_type", "holder_id") if name in query}
+    if "holder_id" in chosen:
+        try:
+            chosen["holder_id"] = kept_holder_id(chosen.get("holder_type", ""), chosen["holder_id"])
+        except ValidationError:
+            return Alert.objects.none()
     return Alert.objects.filter(**chosen).order_by("-raised_at", "-id")
 
 
-def rule_object(rule: AlertRule) -> dict[str, Any]:
-    """Return a rule. Its Slack address is never told."""
+def _answer(rule: AlertRule) -> dict[str, Any]:
+    return rule_object(rule, told_holder_ids([(rule.holder_type, rule.holder_id)]))
+
+
+def rule_object(rule: AlertRule, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return a rule. `names`: of `told_holder_ids`. Its Slack address is never told."""
     return {
         "rule_id": rule.pk,
         "name": rule.name,
@@ -144,7 +159,7 @@ def rule_object(rule: AlertRule) -> dict[str, Any]:
         "unit": rule.unit,
         "minimum_usd": rule.minimum_usd,
         "holder_type": rule.holder_type or None,
-        "holder_id": rule.holder_id or None,
+        "holder_id": names[rule.holder_type, rule.holder_id] or None,
         "model": rule.model or None,
         "webhooks": rule.to_webhooks,
         "slack": rule.to_slack,
@@ -158,8 +173,8 @@ def rule_object(rule: AlertRule) -> dict[str, Any]:
     }
 
 
-def alert_object(alert: Alert) -> dict[str, Any]:
-    """Return what was told. Makes no query."""
+def alert_object(alert: Alert, names: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return what was told. `names`: of `told_holder_ids`. Makes no query."""
     return {
         "id": str(alert.pk),
         "rule_id": alert.rule_id,
@@ -168,9 +183,9 @@ def alert_object(alert: Alert) -> dict[str, Any]:
         "event": alert.event_type,
         "event_id": wire_id(alert.event_id) if alert.event_id else None,
         "holder_type": alert.holder_type,
-        "holder_id": alert.holder_id,
+        "holder_id": names[alert.holder_type, alert.holder_id],
         "model": alert.scope or None,
-        "threshold": alert.threshold,
+        "threshold": Decimal(alert.threshold),
         "limit": alert.limit,
         "spent": alert.spent,
         "period_starts_at": alert.starts_at,

@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 
 from django.db.models import Model
 
-from billing.alerts.editing import default_name
+from billing.alerts.editing import threshold_text
 from billing.alerts.secrets import sealed_url, unsealed_url
 from billing.models import AlertRule, HolderType, WebhookEndpoint
-from customers.money import plain_usd
 from customers.sealing import CannotUnseal
 from spendproject.config_keys import AlertRule as Entry
 
@@ -81,10 +80,10 @@ def _rule_fields(
 ) -> dict[str, Any]:
     kind = _KINDS[entry.kind]
     holder_type = HolderType.GATEWAY.value if kind == AlertRule.Kind.DAILY_SPEND else ""
-    shown = AlertRule(kind=kind, model=entry.model, holder_type=holder_type)
-    share = f"{plain_usd(entry.threshold * 100)} %" if kind == AlertRule.Kind.BUDGET else ""
+    shown = AlertRule(kind=kind, threshold=entry.threshold)
+    of = "a budget" if kind == AlertRule.Kind.BUDGET else entry.model or "the gateway"
     return {
-        "name": f"{share or plain_usd(entry.threshold)}: {default_name(shown)}"[:255],
+        "name": f"{threshold_text(shown)} of {of}"[:255],
         "kind": kind.value,
         "threshold": entry.threshold,
         "model": entry.model,

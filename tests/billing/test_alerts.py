@@ -266,6 +266,11 @@ class RefusalTests(AlertTestCase):
         self.assertEqual(told(), [("budget_crossed", "acme", "1")])
         self.assertIn("a call of acme was refused. $0.97 of $1.00 are spent", bodies()[0]["event_message"])
         self.assertIn("hold $0.02, and this one may cost $0.05.", bodies()[0]["event_message"])
+        figures = {name: bodies()[0]["refusal"][name] for name in ("limit", "spent", "held", "hold")}
+        self.assertEqual(
+            figures,
+            {"limit": 1, "spent": Decimal("0.97"), "held": Decimal("0.02"), "hold": Decimal("0.05")},
+        )
 
     def test_it_and_what_is_spent_later_are_one_alert(self):
         only_rule(Kind.BUDGET, threshold=1)

@@ -12,7 +12,8 @@ from billing.alerts.health import alert_health, forget_old_alerts
 from billing.alerts.schedule import check_rules
 from billing.alerts.secrets import unsealed_url
 from billing.models import Alert, AlertRule, Delivery, WebhookEndpoint
-from customers.models import AuditLog, User
+from customers.models import AuditLog, Team, TeamMembership, User
+from customers.services import create_key
 from tests.admin_pages import AdminTestCase
 from tests.billing.alerts import Kind, afresh, make_rule, only_rule
 from tests.billing.budgets import admitted, july, settle
@@ -56,6 +57,50 @@ class RuleApiTests(ApiTestCase):
         self.assertEqual(
             AuditLog.objects.filter(kind="billing.alertrule", object_id=str(rule["rule_id"])).count(), 3
         )
+
+    def test_a_key_is_named_by_itself_or_its_hash_and_answered_by_its_hash(self):
+        key, secret = create_key(alias="prod")
+
+        rules = [self.made(holder_type="key", holder_id=name) for name in (secret, key.token_hash)]
+
+        self.assertEqual({rule["holder_id"] for rule in rules}, {key.token_hash})
+        self.assertEqual({rule["name"] for rule in rules}, {"A share of a budget is spent: prod"})
+        kept = AlertRule.objects.filter(pk__in=[rule["rule_id"] for rule in rules])
+        self.assertEqual({rule.holder_id for rule in kept}, {str(key.pk)})
+        self.assertIn(key.token_hash, {rule["holder_id"] for rule in self.get("/alert/rule/list")})
+
+    def test_alerts_of_a_key_are_found_by_its_hash(self):
+        only_rule(Kind.BUDGET, threshold=Decimal("0.8"))
+        key, secret = create_key()
+        opened = admitted((july("key", str(key.pk)), "10"), amount_usd="0", key_id=key.pk.bytes)
+        settle(opened, cost_usd="8")
+
+        for name in (secret, key.token_hash):
+            found = self.get("/alert/list", {"holder_type": "key", "holder_id": name})
+            self.assertEqual([alert["holder_id"] for alert in found["alerts"]], [key.token_hash])
+            self.assertEqual(found["alerts"][0]["threshold"], 0.8)
+        self.assertEqual(self.get("/alert/list", {"holder_type": "key", "holder_id": "0" * 64})["total"], 0)
+
+    def test_a_member_is_named_by_team_and_user(self):
+        make_user("bob/b")
+        team = Team.objects.create(id="red/1")
+        TeamMembership.objects.create(team=team, user_id="bob/b")
+
+        rule = self.made(holder_type="team_member", holder_id="red/1/bob/b")
+
+        self.assertEqual(rule["holder_id"], "red/1/bob/b")
+        self.assertEqual(AlertRule.objects.get(pk=rule["rule_id"]).holder_id, "red/1\nbob/b")
+
+    def test_whom_nothing_would_ever_be_told_of_is_refused(self):
+        for holder_type, name in (
+            ("key", "prod"), ("key", "sk-unknown-0000000000"), ("team", "green"), ("user", "zoe"),
+            ("team_member", "green/zoe"), ("team_member", "green"), ("gateway", "mine"),
+        ):  # fmt: skip
+            with self.subTest(holder_type=holder_type, name=name):
+                rule = {"kind": "budget", "threshold": 1, "holder_type": holder_type, "holder_id": name}
+                self.refused("/alert/rule/new", rule, status=400)
+        for holder_type in ("customer", "tag"):  # they come with their first call
+            self.made(holder_type=holder_type, holder_id="not-yet")
 
     def test_a_slack_address_is_sealed_and_never_returned(self):
         response = self.send("POST", "/alert/rule/new", {"kind": "budget", "threshold": 1, "slack_url": URL})
@@ -124,6 +169,16 @@ class AdminTests(AdminTestCase):
     def setUp(self):
         super().setUp()
         afresh()
+
+    def test_a_key_is_named_by_its_hash(self):
+        key, _ = create_key()
+        add = self.url(AlertRule, "add")
+
+        self.client.post(add, self.form(holder_type="key", holder_id=key.token_hash))
+        refused = self.client.post(add, self.form(holder_type="key", holder_id="prod"))
+
+        self.assertEqual(AlertRule.objects.get(name="Half").holder_id, str(key.pk))
+        self.assertContains(refused, "There is no such key.")
 
     def form(self, **fields: Any) -> dict[str, Any]:
         return {

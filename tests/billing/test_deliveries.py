@@ -157,6 +157,20 @@ class DeliveringTests(TestCase):
         (failure,) = delivery.failures
         self.assertEqual((failure["status"], failure["error"]), (500, ""))
 
+    def test_one_that_waits_for_its_next_attempt_can_be_delivered_at_once(self):
+        self.receiver.answer = 500
+        write(an_event())
+        for _ in range(3):
+            self.deliver()
+            self.clock.now = self.only().next_attempt_at
+        self.deliver()
+        self.receiver.answer = 200
+        self.assertEqual(self.deliver(), 0)  # in half an hour
+
+        self.assertEqual(replay(Delivery.objects.filter(pk=self.only().pk), at=self.clock.now), 1)
+
+        self.assertEqual((self.deliver(), self.only().state, self.only().attempts), (1, State.DELIVERED, 5))
+
     def test_after_about_three_days_it_is_given_up_visibly_and_can_be_replayed(self):
         self.receiver.answer = 500
         write(an_event())

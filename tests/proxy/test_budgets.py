@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from customers.keys import hash_secret
 from tests.gateway import GatewayProcess, is_true_within
 
 pytestmark = pytest.mark.processes
@@ -192,7 +193,10 @@ class TestRefusal:
 
         assert [answer.status_code for answer in answers] == [200, 400]
         assert fragment in answers[1].json()["error"]["message"]
-        assert answers[1].json()["error"]["scope"] == attach.removesuffix("_model")
+        error = answers[1].json()["error"]
+        assert error["scope"] == attach.removesuffix("_model")
+        if error["scope"] == "key":
+            assert error["id"] == hash_secret(secret)
 
 
 def make_holder(kind: str) -> tuple[str, str]:
@@ -220,6 +224,37 @@ def make_holder(kind: str) -> tuple[str, str]:
     if kind == "tag":
         Tag.objects.create(pk=name, budget=budget)
     return create_key(**fields)[1], name
+
+
+class TestWindows:
+    def test_the_window_with_the_least_room_refuses_and_the_headers_tell_of_it(
+        self, http, gateway, limited, customer
+    ):
+        limited(
+            customer,
+            max_budget="10",
+            budget_limits=[
+                {"budget_duration": "1mo", "max_budget": "1"},
+                {"budget_duration": "1d", "max_budget": "0.25"},
+            ],
+        )
+
+        answers = []
+        for number in range(1, 4):
+            answers.append(call(http, customer))
+            gateway.wait_booked(number, customer_id=customer)
+
+        assert [answer.status_code for answer in answers] == [200, 200, 400]
+        told = [name for name, _ in answers[1].headers.multi_items() if "customer" in name]
+        assert len(told) == len(set(told))
+        assert answers[1].headers["x-litellm-customer-max-budget"] == "0.25"
+        assert answers[1].headers["x-litellm-customer-remaining-budget"] == "0.05"
+        assert (answers[2].json()["error"]["limit"], answers[2].json()["error"]["spent"]) == (0.25, 0.2)
+        spent = {
+            period["window"].split()[0]: (period["spent_charge"], period["held"])
+            for period in periods(gateway, "customer", customer)
+        }
+        assert spent == dict.fromkeys(("all", "1mo", "1d"), (Decimal("0.2"), 0))
 
 
 class TestRace:

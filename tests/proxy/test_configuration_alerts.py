@@ -43,6 +43,17 @@ class AlertRuleTests(ConfigurationTestCase):
             {"https://hooks.slack.com/services/YOUR/SLACK/WEBHOOK"},
         )
 
+    def test_their_names_say_what_they_tell_in_mails(self):
+        self.apply(f"{BUDGET_ALERTS}\n{SLACK_ALERTS.strip().removeprefix('litellm_settings:')}")
+
+        names = [rule.name for rule in of_file()]
+
+        self.assertEqual(
+            names,
+            ["80 % of a budget", "100 % of a budget", "$50.00 a day of the gateway",
+             "1,000 calls a day of grok-code-fast-1"],
+        )  # fmt: skip
+
     def test_applying_twice_changes_nothing_and_no_secret_is_shown(self):
         shown = self.apply(BUDGET_ALERTS) + self.apply(SLACK_ALERTS.replace("YOUR", "OURS"))
         ids = [rule.pk for rule in of_file()]
