@@ -91,6 +91,7 @@ UNFOLD = {
                     # The page of unpriced calls is below its address.
                     _item("Re-pricing", "published_with_changes", "billing.repricing")
                     | {"active": _is_at("billing.repricing", but_not=_UNPRICED)},
+                    _item("Provider bills", "receipt", "billing.providerbill"),
                     _item("Closed months", "lock", "billing.closedmonth"),
                 ],
             },

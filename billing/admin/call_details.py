@@ -7,7 +7,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 from billing.admin.calls import calls_table, duration_text
-from billing.admin.explanation import explain
+from billing.admin.explanation import corrected, explain
 from billing.admin.refusal import explain_refusal
 from billing.models import SpendLog
 from customers.words import EMPTY
@@ -39,6 +39,7 @@ def details_of(log: SpendLog) -> dict[str, Any]:
     """Return the context of the templates about one call. One query, where it has a session."""
     return {
         "explanation": explain(log),
+        "corrected": corrected(log),
         "refusal": explain_refusal(log),
         "attempts": attempts_table(log),
         "timing": timing_of(log),

@@ -6,11 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.http import urlencode
 
-from billing.models import Price, SpendLog
+from billing.models import Adjustment, Price, SpendLog
 from billing.pricing import CostPart, explain_cost, resolve
-from billing.usage import DISCOUNT, MARGIN, MARGIN_FIXED, REPORTED_COST
+from billing.usage import DISCOUNT, MARGIN, MARGIN_FIXED, OWN_PRICE, REPORTED_COST
 from customers.admin.display import link_to, moment
 from customers.money import from_nano
 from customers.words import EMPTY, count, usd
@@ -68,6 +69,51 @@ def explain(log: SpendLog) -> Explanation:
     )
 
 
+@dataclass(frozen=True)
+class Correction:
+    """One adjustment of a call, as its page tells it."""
+
+    at: str
+    reason: str
+    actor: str
+    note: str
+    cost: str
+    charge: str  # empty: as the cost
+    price: str  # a link, where a price row says it
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What became of a call's cost since it was booked."""
+
+    corrections: tuple[Correction, ...]
+    cost: str  # with them
+    charge: str
+
+
+def corrected(log: SpendLog) -> Corrected | None:
+    """Return the adjustments of a call, oldest first; None: there are none. One query."""
+    rows = list(Adjustment.objects.filter(log_id=log.pk).order_by("pk"))
+    if not rows:
+        return None
+    return Corrected(
+        tuple(
+            Correction(
+                moment(row.booked_at),
+                row.get_reason_display(),
+                row.actor,
+                row.note,
+                usd(row.cost),
+                usd(row.charge) if row.charge != row.cost else "",
+                link_to(Price, row.price_id, "price") if row.price_id else "",
+            )
+            for row in rows
+        ),
+        usd((log.cost or 0) + sum(row.cost for row in rows)),
+        usd((log.charge or 0) + sum(row.charge for row in rows)),
+    )
+
+
 def _notes(log: SpendLog) -> Iterator[str]:
     """Say what decided the cost or the charge besides the price."""
     units = log.units or {}
@@ -75,6 +121,9 @@ def _notes(log: SpendLog) -> Iterator[str]:
         yield "The answer itself told this cost; it is taken as it is."
     if discount := units.get(DISCOUNT):
         yield f"Discount {_percent(discount)} off what the price says."
+    if price_id := units.get(OWN_PRICE):
+        own = link_to(Price, price_id, "own price")
+        yield format_html("The charge, {}, is by an {} of the rate card.", usd(log.charge), own)
     margin, fixed = units.get(MARGIN, 0), units.get(MARGIN_FIXED, 0)
     if margin or fixed:
         said = [_percent(margin)] if margin else []

@@ -1,9 +1,9 @@
-"""What the ledger keeps for itself: all-time totals, and how far each journal is booked."""
+"""What the ledger keeps for itself: totals, how far each journal is booked, which months are sealed."""
 
 from django.contrib import admin
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 
-from billing.models import HolderType, JournalCheckpoint, SpendTotal
+from billing.models import HolderType, JournalCheckpoint, SealedMonth, SpendTotal
 from customers.admin.common import LedgerAdmin
 from customers.admin.display import moment
 from customers.admin.paging import CappedAdminMixin
@@ -81,3 +81,34 @@ class JournalCheckpointAdmin(LedgerAdmin):
     @admin.display(description="updated, UTC")
     def updated(self, checkpoint: JournalCheckpoint) -> str:
         return moment(checkpoint.updated_at)
+
+
+@admin.register(SealedMonth)
+class SealedMonthAdmin(LedgerAdmin):
+    empty_list = (
+        "Months whose logs were removed, and what their calls added up to. Logs are kept for ever unless "
+        "LOG_RETENTION_MONTHS says how long; totals, budgets and reports keep what the calls cost."
+    )
+    list_display = ("month_text", "calls_text", "cost_usd", "charge_usd", "sealed")
+    ordering = ("-month",)
+    sortable_by = ()
+
+    @admin.display(description="month, UTC")
+    def month_text(self, sealed: SealedMonth) -> str:
+        return f"{sealed.month:%Y-%m}"
+
+    @admin.display(description="calls")
+    def calls_text(self, sealed: SealedMonth) -> str:
+        return count(sealed.calls)
+
+    @admin.display(description="cost, USD")
+    def cost_usd(self, sealed: SealedMonth) -> str:
+        return usd(sealed.cost)
+
+    @admin.display(description="charge, USD")
+    def charge_usd(self, sealed: SealedMonth) -> str:
+        return usd(sealed.charge)
+
+    @admin.display(description="sealed, UTC")
+    def sealed(self, sealed: SealedMonth) -> str:
+        return moment(sealed.sealed_at) if sealed.sealed_at else "under way, or interrupted"

@@ -11,7 +11,7 @@ from customers.words import count, usd
 
 COUNTED_PERIODS = 100_000  # the latest; some 50 ms
 
-_SPENT = Case(
+SPENT = Case(
     When(holder_type=HolderType.CUSTOMER, then=F("spent_charge")),
     default=F("spent_cost"),
     output_field=UsdField(),
@@ -36,7 +36,7 @@ class Overspend(NamedTuple):
 
 def overspend_of(periods: QuerySet[BudgetPeriod]) -> Overspend:
     """Add up the latest `COUNTED_PERIODS` of `periods`. One query."""
-    over = ExpressionWrapper(_SPENT - F("last_limit"), UsdField())
+    over = ExpressionWrapper(SPENT - F("last_limit"), UsdField())
     is_over = Q(over__gt=0)
     sums = (
         periods.annotate(over=over)

@@ -20,7 +20,7 @@ from billing.admin.naming import holder_link, key_names
 from billing.budget_bars import Allowance, allowances
 from billing.bulk import microseconds
 from billing.models import HolderType, SpendLog
-from customers.durations import CurrentPeriods, period_of
+from customers.durations import CurrentPeriods, Duration, period_of
 from customers.ids import first_uuid7_at
 from customers.models import Budget
 from customers.words import count
@@ -108,15 +108,15 @@ def replay(holder_type: str, holder_id: str, limits: list[Allowance], *, at: dat
     is_partial = len(calls) > MOST_CALLS or (floor is not None and floor >= first_uuid7_at(start))
 
     periods = CurrentPeriods(zone)
-    spent: dict[tuple[str, int], Decimal] = defaultdict(Decimal)
+    spent: dict[tuple[str, Duration | None, int], Decimal] = defaultdict(Decimal)
     refused, refusing = set(), set()
     for call_id, started_at, cost, model in reversed(calls[:MOST_CALLS]):
         at_us = microseconds(started_at)
-        for scope, limit, duration in limits:
-            if scope and scope != model:
+        for limit in limits:
+            if limit.scope and limit.scope != model:
                 continue
-            period = scope, periods.at(duration, at_us).starts_us
-            if spent[period] >= limit and started_at >= since:
+            period = limit.scope, limit.duration, periods.at(limit.duration, at_us).starts_us
+            if spent[period] >= limit.limit and started_at >= since:
                 refused.add(call_id)
                 refusing.add(period)
             spent[period] += cost or 0

@@ -1,20 +1,31 @@
 """The admin of logs, prices, totals, and the overview."""
 
+import re
 from datetime import timedelta
 from decimal import Decimal
-from unittest import mock
 
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from billing.models import HolderType, JournalCheckpoint, Price, SpendLog, SpendTotal
+from billing.models import (
+    BudgetPeriod,
+    DeliveryLane,
+    HolderType,
+    JournalCheckpoint,
+    Price,
+    ReconcileRun,
+    SpendLog,
+    SpendTotal,
+)
 from billing.pricing import resolve
 from billing.usage import Usage
+from billing.webhooks import create_endpoint
 from customers.models import Customer, Team
 from customers.money import from_nano
 from customers.services import create_key
 from tests.admin_pages import NOON, AdminTestCase, make_log, make_price
+from tests.billing.making import book_calls, make_call
 
 
 class PagesTests(AdminTestCase):
@@ -277,36 +288,85 @@ class OverviewTests(AdminTestCase):
         self.assertContains(response, "/v1/chat/completions")
         self.assertContains(response, "&quot;demo&quot;" if b"&quot;demo" in response.content else '"demo"')
 
-    def test_it_adds_up_today_and_seven_days(self):
-        now = timezone.now()
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        make_log(at=now, cost=Decimal("0.000000001"))
-        make_log(at=midnight, cost=Decimal(1))
-        make_log(at=midnight - timedelta(milliseconds=1), cost=Decimal(10))
-        make_log(at=midnight - timedelta(days=7), cost=Decimal(100))
-        SpendTotal.objects.create(
-            holder_type=HolderType.GATEWAY, holder_id="gateway", cost=Decimal("111.000000001"),
-            calls=4, unpriced_calls=2,
-        )  # fmt: skip
+    def test_it_adds_up_today_and_the_month_beside_the_month_before(self):
+        today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        first = today.replace(day=1)
+        before = (first - timedelta(days=1)).replace(day=1)
+        after = before + (today - first) + timedelta(days=1)  # the day after the same days
+        for at, cost in ((today, "1"), (before, "0.5"), (after, "10" if after < first else "0")):
+            book_calls(make_call(at=at, cost_usd=cost))
+        book_calls(make_call(at=today, cost_usd="0.000000001"), make_call(at=today, cost_usd=None))
 
-        with self.assertNumQueries(7):  # session, user, latest calls, totals, today, seven days, overspend
+        # Session, user, latest calls, days, totals, reconcile, overspend, then what to look at: lanes,
+        # the last period, alerts; and the budgets, where there is a period.
+        with CaptureQueriesContext(connection) as queries:
             response = self.client.get("/admin/")
 
-        today, week, ever, unpriced, _ = response.context["cards"]
-        self.assertEqual(today["text"], "$1.000000001")
-        self.assertEqual(week["text"], "$11.000000001")
-        self.assertEqual(ever["text"], "$111.000000001")
-        self.assertEqual(unpriced["text"], "2")
+        self.assertLessEqual(len(queries), 14)
+        of_today, month, ever, unpriced, verified, _ = response.context["cards"]
+        self.assertEqual((of_today["text"], of_today["title"]), ("$1.00", "$1.000000001"))
+        self.assertEqual(month["title"], "$1.000000001")
+        self.assertIn("+100 % from $0.500", month["note"])
+        self.assertEqual(ever["title"], "$11.500000001" if after < first else "$1.500000001")
+        self.assertEqual((unpriced["text"], verified["text"]), ("1", "not yet"))
+        self.assertContains(response, "Nothing: no budget under way is at 80 %")
 
-    def test_it_leaves_out_a_sum_of_too_many_calls(self):
-        now = timezone.now()
-        for _ in range(3):
-            make_log(at=now, cost=Decimal(1))
+    def test_it_costs_the_same_however_much_there_is(self):
+        book_calls(make_call(at=timezone.now()))
+        self.make_period("9", holder_id="acme")
+        self.client.get("/admin/")
+        with CaptureQueriesContext(connection) as few:
+            self.client.get("/admin/")
+        book_calls(*(make_call(at=timezone.now(), customer_id=f"c{n}") for n in range(5)))
+        for number in range(8):
+            self.make_period("9", holder_id=f"c{number}")
 
-        with mock.patch("billing.admin.overview.ADDED_UP_CALLS", 2):
+        with self.assertNumQueries(len(few)):
             response = self.client.get("/admin/")
 
-        self.assertEqual([card["text"] for card in response.context["cards"][:2]], ["-", "-"])
+        self.assertEqual(len(response.context["noticed"]), 5 + 1)
+        self.assertContains(response, "More budgets</a> are close")
+
+    def make_period(self, spent: str, **fields):
+        now = timezone.now()
+        return BudgetPeriod.objects.create(**{
+            "holder_type": "customer", "window": "1d", "starts_at": now - timedelta(hours=1),
+            "counts_from": now - timedelta(hours=1), "ends_at": now + timedelta(hours=1),
+            "last_limit": Decimal(10), "spent_charge": Decimal(spent), **fields,
+        })  # fmt: skip
+
+    def test_it_names_budgets_close_to_their_limit_the_fullest_first(self):
+        now = timezone.now()
+        book_calls(make_call(at=now))
+        self.make_period("8", holder_id="at-eighty")
+        self.make_period("7.99", holder_id="below")
+        self.make_period("5", holder_id="held", held=Decimal("4"))
+        self.make_period("12", holder_id="over")
+        self.make_period("9", holder_id="over-yesterday", ends_at=now - timedelta(minutes=1))
+        self.make_period("9", holder_id="no-limit", last_limit=None)
+
+        response = self.client.get("/admin/")
+
+        texts = [re.sub("<[^>]*>", "", each.text) for each in response.context["noticed"]]
+        self.assertEqual(texts, ["customer over", "customer held", "customer at-eighty"])
+        self.assertContains(response, "$12.00 of $10.00")
+
+    def test_it_names_receivers_that_fail_alerts_and_what_reconcile_found(self):
+        now = timezone.now()
+        book_calls(make_call(at=now))
+        endpoint, _ = create_endpoint(name="Old CRM", url="https://hooks.example.com/x")
+        off, _ = create_endpoint(name="Retired", url="https://hooks.example.com/y", is_active=False)
+        for name in (f"webhook:{endpoint.pk}", f"webhook:{off.pk}", "slack"):
+            DeliveryLane.objects.create(name=name, failing_since=now)
+        DeliveryLane.objects.create(name="email", last_success_at=now)
+        ReconcileRun.objects.create(started_at=now, seconds=1, rows_compared=9, differences=2)
+
+        response = self.client.get("/admin/")
+
+        self.assertContains(response, "has not taken what it was sent since", 2)
+        for text in ("Old CRM", ">Slack</a>", "2 differences", "reconcile --repair"):
+            self.assertContains(response, text)
+        self.assertNotContains(response, "Retired")
 
     def test_charlie_sees_no_figures(self):
         make_log(cost=Decimal(7))

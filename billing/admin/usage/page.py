@@ -121,7 +121,7 @@ def export_view(request: HttpRequest, *, slug: str, format_: str) -> HttpRespons
     with one_instant():
         summary = summary_of(asked, _money(asked, tab))
         table = read_table(asked, tab, summary, user=request.user, at=at, every=MOST_LINES)
-    if table.of > MOST_LINES:
+    if table.of is not None and table.of > MOST_LINES:
         return HttpResponseBadRequest(
             f"These are {count(table.of)} lines, and an export has at most {count(MOST_LINES)}: "
             "choose fewer days, or set a filter.",
@@ -286,13 +286,12 @@ def _row_choices(asked: Asked, tab: Tab) -> list[dict[str, Any]]:
 def _pager(asked: Asked, tab: Tab, table: Table) -> dict[str, Any]:
     page, url = table.page, reverse(tab.url_name)
     first = (page - 1) * PER_PAGE + 1
+    lines = "many lines" if table.of is None else words.plural(table.of, "line")
     return {
-        "text": f"{count(first)} to {count(first + len(table.lines) - 1)} of {words.plural(table.of, 'line')}"
-        if table.lines
-        else "",
+        "text": f"{count(first)} to {count(first + len(table.lines) - 1)} of {lines}" if table.lines else "",
         "previous_url": url + asked.query(page=page - 1) if page > 1 else "",
-        "next_url": url + asked.query(page=page + 1) if page < table.pages else "",
-        "is_needed": table.pages > 1,
+        "next_url": url + asked.query(page=page + 1) if table.has_more else "",
+        "is_needed": page > 1 or table.has_more,
     }
 
 

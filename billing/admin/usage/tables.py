@@ -152,17 +152,14 @@ class Table:
 
     lines: list[Line]
     foot: list[Line]
-    of: int
+    of: int | None  # None: so many that they were not counted
     amounts: dict[str, dict[date, Amounts]]  # by name and day: what its small lines are drawn from
     page: int = 1
+    has_more: bool = False  # lines behind these
 
     @property
     def has_bars(self) -> bool:
         return any(line.bar for line in self.lines)
-
-    @property
-    def pages(self) -> int:
-        return max(1, -(-self.of // PER_PAGE))
 
 
 class _Nobody(NamedTuple):
@@ -253,7 +250,7 @@ def _names_table(asked: Asked, tab: Tab, summary: Summary, *, user: Any, at: dat
     lines = [line(name) for name in names]
     nobody = _Nobody(figures.get(""), spent_before.get(""), by_name.get("", {}))
     foot = _foot(asked, tab, summary, lines, ranking.of, _nobody(asked, tab, summary, nobody))
-    return Table(lines=lines, foot=foot, of=ranking.of, amounts=by_name, page=page)
+    return Table(lines=lines, foot=foot, of=ranking.of, amounts=by_name, page=page, has_more=ranking.has_more)
 
 
 def _page_of(asked: Asked, tab: Tab, name: str) -> str:
@@ -338,14 +335,16 @@ def _nobody(asked: Asked, tab: Tab, summary: Summary, found: _Nobody) -> _Nobody
 
 
 def _foot(
-    asked: Asked, tab: Tab, summary: Summary, lines: Sequence[Line], of: int, nobody: _Nobody
+    asked: Asked, tab: Tab, summary: Summary, lines: Sequence[Line], of: int | None, nobody: _Nobody
 ) -> list[Line]:
     """Return the lines that make the sum come out. Those of tags do not add up, and it says so."""
     is_by_tag = tab.dimension == "tag"
     foot = []
-    if not is_by_tag and (of > len(lines) or asked.search):
+    if not is_by_tag and (of is None or of > len(lines) or asked.search):
         shown = [line.figures for line in lines] + ([nobody.figures] if nobody.figures else [])
-        others = f"all other {tab.singular}s" if asked.search else words.plural(of - len(lines), tab.singular)
+        others = f"all other {tab.singular}s"
+        if of is not None and not asked.search:
+            others = words.plural(of - len(lines), tab.singular)
         foot.append(_rest_line(summary, less(summary.total, shown), others))
     if tab.none and "" in asked.chosen.get(tab.filter, ("",)):
         foot.append(_none_line(asked, tab, summary, nobody))
@@ -437,7 +436,9 @@ def _days_table(asked: Asked, summary: Summary, *, every: int) -> Table:
     if len(shown) < len(lines):
         rest = less(summary.total, [each.figures for each in shown])
         foot.insert(0, _rest_line(summary, rest, words.plural(len(lines) - len(shown), "line")))
-    return Table(lines=shown, foot=foot, of=len(lines), amounts={}, page=page)
+    return Table(
+        lines=shown, foot=foot, of=len(lines), amounts={}, page=page, has_more=first + PER_PAGE < len(lines)
+    )
 
 
 _DAY_ORDERS: dict[str, Any] = {
