@@ -20,6 +20,7 @@ from django.db.models import Count, Q
 
 from billing.models import BudgetPeriod, Hold
 from billing.periods import PeriodKey
+from customers.budget_windows import BudgetWindow
 from customers.durations import Duration, period_of
 from customers.model_limits import ModelLimit
 from customers.models import Budget
@@ -57,6 +58,7 @@ class Allowance(NamedTuple):
     scope: str  # a model name, or empty for all
     limit: Decimal
     duration: Duration | None
+    is_window: bool = False  # a further window of the budget, besides max_budget
 
     def period(self, holder: tuple[str, str], at: datetime) -> PeriodKey:
         """Return the key of the period of `holder` (type, id) that contains `at`."""
@@ -65,7 +67,7 @@ class Allowance(NamedTuple):
 
 
 def allowances(budget: Budget | None) -> list[Allowance]:
-    """Return the limits on spend, the one of all models first.
+    """Return the limits on spend: `max_budget` first, then the further windows, then those of models.
 
     A duration that cannot be read is no duration, as on the hot path.
     """
@@ -74,6 +76,8 @@ def allowances(budget: Budget | None) -> list[Allowance]:
     found = []
     if budget.max_budget is not None:
         found.append(Allowance("", Decimal(budget.max_budget), _read(budget.duration, None)))
+    windows: list[BudgetWindow] = _read(budget.windows, [])
+    found += [Allowance("", from_nano(each.limit_nano), each.duration, True) for each in windows]
     by_model: dict[str, ModelLimit] = _read(budget.model_limits, {})
     for model, limit in by_model.items():
         if limit.limit_nano is not None:
@@ -103,9 +107,10 @@ class Bar:
     row_id: int | None = None  # None: no call yet
     calls: int = 0  # under way
     unpriced_calls: int = 0  # behind `provisional`
+    is_window: bool = False  # of a further window, besides max_budget
 
     @classmethod
-    def of(cls, row: BudgetPeriod, limit: Decimal | int | None) -> "Bar":
+    def of(cls, row: BudgetPeriod, limit: Decimal | int | None, *, is_window: bool = False) -> "Bar":
         return cls(
             PeriodKey(row.holder_type, row.holder_id, row.scope, row.window, row.starts_at, row.ends_at),
             row.counts_from,
@@ -116,6 +121,7 @@ class Bar:
             Decimal(row.provisional),
             row.generation,
             row.pk,
+            is_window=is_window,
         )
 
     @property
@@ -292,10 +298,13 @@ def _bars(holder: Holder, rows: Sequence[BudgetPeriod], at: datetime) -> list[Ba
     for allowance in allowances(holder.budget):
         period = allowance.period(holder.key, at)
         row = by_window.pop((period.scope, period.window), None)
-        # What is in force, with an increase for a time: as on the hot path.
-        limit = allowance.limit if allowance.scope or not holder.budget else holder.budget.limit_at(at)
+        limit: Decimal | None = allowance.limit
+        if holder.budget and not allowance.scope and not allowance.is_window:
+            limit = holder.budget.limit_at(at)  # in force, with an increase for a time: as on the hot path
         bars.append(
-            Bar(period, period.starts_at, period.ends_at, limit) if row is None else Bar.of(row, limit)
+            Bar(period, period.starts_at, period.ends_at, limit, is_window=allowance.is_window)
+            if row is None
+            else Bar.of(row, limit, is_window=allowance.is_window)
         )
     if holder.is_default:
         # Those of another budget: a key's, of its customers.

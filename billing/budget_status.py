@@ -4,7 +4,7 @@ What holders have and may spend right now, for the API: totals of ever, and the 
 Two queries for any number of holders.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.utils import timezone
 
-from billing.budget_bars import Holder, allowances, bars_now
+from billing.budget_bars import Bar, Holder, allowances, bars_now
 from billing.models import HolderType, SpendTotal
 from billing.periods import ensure_periods
 from customers.models import Budget
 
 _ZERO = Decimal(0)
+_NO_USAGE: Mapping[str, Any] = {"model_max_budget_usage": None, "budget_limits_usage": None}
 
 
 class Spending(NamedTuple):
@@ -27,8 +28,9 @@ class Spending(NamedTuple):
     spend: Decimal = _ZERO  # of ever
     cost: Decimal = _ZERO
     total: SpendTotal | None = None  # None: no call yet
-    period: dict[str, Any] | None = None  # of the limit on all models; None: no such limit
+    period: dict[str, Any] | None = None  # of max_budget; None: no such limit
     budget_reset_at: datetime | None = None  # None: no budget, or one for all time
+    usage: Mapping[str, Any] = _NO_USAGE  # of further windows and of models, as LiteLLM names it
 
 
 def spending_of(
@@ -51,7 +53,8 @@ def spending_of(
         total = totals.get(holder.id)
         cost = total.cost if total else _ZERO
         spend = total.charge if total and holder_type == HolderType.CUSTOMER else cost
-        bar = next((bar for bar in bars.get(holder.key, ()) if not bar.period.scope), None)
+        own = bars.get(holder.key, ())
+        bar = next((bar for bar in own if not bar.period.scope and not bar.is_window), None)
         period = None
         if bar is not None:
             period = {
@@ -63,8 +66,28 @@ def spending_of(
                 "provisional": bar.provisional,
                 "remaining": bar.left,
             }
-        found[holder.id] = Spending(spend, cost, total, period, bar.ends_at if bar else None)
+        ends_at = bar.ends_at if bar else None
+        found[holder.id] = Spending(spend, cost, total, period, ends_at, _usage(own) if own else _NO_USAGE)
     return found
+
+
+def _usage(bars: Sequence[Bar]) -> dict[str, Any]:
+    """Return what is spent in the periods under way, by model and by further window; None: no such limit."""
+    of_models = {
+        bar.period.scope: {
+            "current_spend": bar.spent,
+            "budget_limit": bar.limit,
+            "time_period": None if bar.ends_at is None else bar.duration,
+        }
+        for bar in bars
+        if bar.period.scope
+    }
+    of_windows = {
+        bar.duration: {"current_spend": bar.spent, "max_budget": bar.limit, "reset_at": bar.ends_at}
+        for bar in bars
+        if bar.is_window
+    }
+    return {"model_max_budget_usage": of_models or None, "budget_limits_usage": of_windows or None}
 
 
 def prepare_periods(holder_type: HolderType, holder_id: str, budget: Budget | None) -> None:

@@ -124,7 +124,7 @@ def _limits(budget: Budget | None) -> bool:
     if budget is None:
         return False
     limits = (budget.max_budget, budget.rpm_limit, budget.tpm_limit, budget.max_parallel_requests)
-    return bool(budget.model_max_budget) or any(limit is not None for limit in limits)
+    return bool(budget.model_max_budget or budget.budget_limits) or any(limit is not None for limit in limits)
 
 
 def _keys(ids: Sequence[str]) -> list[VirtualKey]:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db import connection, transaction
 
 from billing.bulk import array, instant, prepared
@@ -260,3 +261,8 @@ def current_receivers() -> tuple[Receiver, ...]:
 def forget_receivers() -> None:
     """Have the endpoints read again: after a change in this process, and between tests."""
     _snapshot.forget()
+
+
+def customer_group() -> str:
+    """Return the `event_group` of customers: LiteLLM's documentation says one thing, its code another."""
+    return "end_user" if settings.EVENT_GROUPS == "litellm" else "customer"

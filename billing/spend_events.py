@@ -20,7 +20,15 @@ import msgspec
 from django.conf import settings
 
 from billing.bulk import among, instant, prepared
-from billing.events import Target, Written, current_receivers, draw_sequences, insert, target_of
+from billing.events import (
+    Target,
+    Written,
+    current_receivers,
+    customer_group,
+    draw_sequences,
+    insert,
+    target_of,
+)
 from billing.log_reading import MASTER_KEY_NAME
 from billing.models import SpendLog
 from billing.models.event import ID_PREFIX
@@ -30,7 +38,6 @@ from customers.models import GatewayLimits, Team, User, VirtualKey
 from customers.money import NANO_PER_USD, to_nano
 
 SPEND_TRACKED = "spend_tracked"
-GROUP = "customer"
 _SPENT_NOTHING = frozenset({SpendLog.Status.FAILURE, SpendLog.Status.REFUSED, SpendLog.Status.NOT_SENT})
 _KEEP_NAMES_SECONDS = 2.0
 _encode = msgspec.json.Encoder().encode
@@ -53,7 +60,7 @@ def track_spend(cursor: Any, calls: Iterable[CallRecords]) -> None:
     names = _names.of(told)
     at = datetime.now(UTC)
     milliseconds, timestamp = int(at.timestamp() * 1000), instant(at).replace(" ", "T") + "Z"
-    events = []
+    events, group = [], customer_group()
     for sequence, call in enumerate(told, draw_sequences(cursor, len(told))):
         customer_id, event_id = _customer(call), uuid7_bytes(milliseconds).hex()
         totals[customer_id] += call.closed.charge_nano or 0
@@ -65,7 +72,7 @@ def track_spend(cursor: Any, calls: Iterable[CallRecords]) -> None:
         body["total_spend"] = _usd(totals[customer_id])
         text = _encode(body).decode()
         events.append(
-            Written(event_id, sequence, SPEND_TRACKED, GROUP, customer_id, text, targets[customer_id])
+            Written(event_id, sequence, SPEND_TRACKED, group, customer_id, text, targets[customer_id])
         )
     insert(cursor, events, at=at)
 
@@ -120,7 +127,7 @@ def _body(call: CallRecords, standing: "_Standing", names: "_Names") -> dict[str
         "projected_exceeded_date": None,
         "projected_spend": None,
         "event": SPEND_TRACKED,
-        "event_group": GROUP,
+        "event_group": customer_group(),
         "event_message": (
             f"Customer spend tracked. Customer={opened.customer_id}, spend={bytes(spend).decode()}"
         ),

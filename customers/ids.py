@@ -37,6 +37,6 @@ def uuid7_text(value: bytes) -> str:
 
 
 def first_uuid7_at(at: datetime) -> uuid.UUID:
-    """Return the smallest UUIDv7 of that millisecond: a bound for range queries."""
+    """Return the smallest UUIDv7 of that millisecond: a bound for range queries. Before 1970: of all."""
     milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)  # whole numbers: a float is off by one at times
-    return uuid.UUID(int=milliseconds << 80 | _VERSION_7 | _VARIANT)
+    return uuid.UUID(int=max(0, milliseconds) << 80 | _VERSION_7 | _VARIANT)

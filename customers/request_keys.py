@@ -16,12 +16,15 @@ class MalformedKey(ValueError):
     """`Authorization` carries something else than `Bearer <key>`."""
 
 
-def read_secret(header: Callable[[str], str | None]) -> str | None:
+def read_secret(header: Callable[[str], str | None], *, own_header: str = "") -> str | None:
     """Return the caller's key, or None where no header has one.
 
-    header: returns a header's value by its lower-case name, or None.
+    header: returns a header's value by its lower-case name, or None; own_header: the
+    operator's (`KEY_HEADER`, lower case), before all others.
     Raises: MalformedKey.
     """
+    if own_header and (value := header(own_header)):
+        return _without_scheme(value) or value.strip()
     if value := header("x-litellm-api-key"):
         return _without_scheme(value) or value.strip()
     if value := header("authorization"):

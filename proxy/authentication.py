@@ -13,14 +13,16 @@ from proxy.errors import ExpiredKey, InvalidKey, KeyBlocked, TeamBlocked, Unauth
 class Authenticator:
     """Recognises keys. Costs a hash and a look-up; a key seen for the first time, one query in a thread."""
 
-    def __init__(self, callers: Callers, *, master_key: str) -> None:
+    def __init__(self, callers: Callers, *, master_key: str, own_header: str = "") -> None:
+        """own_header: the operator's name for the header with the key; empty: the usual ones alone."""
         self._callers = callers
+        self._own_header = own_header
         self._master_hash = hash_secret(master_key)
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return who calls. Raises: Unauthenticated (and what derives from it), DatabaseAway."""
         try:
-            secret = read_secret(headers.get)
+            secret = read_secret(headers.get, own_header=self._own_header)
         except MalformedKey:
             raise Unauthenticated(
                 "Malformed API Key passed in. Send it as `Authorization: Bearer sk-…`."

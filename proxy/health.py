@@ -13,8 +13,11 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.http import HttpRequest, JsonResponse
+from django.utils import timezone
 from kombu import Connection
 
+from billing import deliveries
+from billing.alerts.health import alert_health
 from proxy import gateway
 from spendproject import __version__
 
@@ -35,10 +38,12 @@ def readiness(request: HttpRequest) -> JsonResponse:
         "db": database,
         "database": connection.vendor,
         "broker": _broker(),
+        "deliveries": _deliveries(),
         "version": __version__,
         "litellm_version": __version__,
     }
     is_ready = database == "connected"
+    report["alerts"] = _alerts() if is_ready else "unknown"
     try:
         running = gateway.running()
     except RuntimeError:
@@ -67,6 +72,22 @@ def _database() -> str:
     except DatabaseError:
         return "disconnected"
     return "connected"
+
+
+def _alerts() -> str:
+    """Return whether alert rules are looked after. Told, and no reason not to take calls."""
+    try:
+        return alert_health(at=timezone.now())["status"]
+    except DatabaseError:
+        return "unknown"
+
+
+def _deliveries() -> dict[str, Any] | None:
+    """Return how much waits to be told to others. Told, and no reason not to take calls."""
+    try:
+        return deliveries.readiness()
+    except DatabaseError:
+        return None
 
 
 def _broker() -> str:

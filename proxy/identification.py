@@ -58,10 +58,12 @@ class Identifier:
         extra_tag_headers: list[str],
         user_agent_tags: bool,
         rejects_metadata_tags: bool = False,
+        reads_metadata_user: bool = True,
     ) -> None:
         """header_mappings: entries `header-name:customer` or `header-name:internal_user`, in order.
 
         rejects_metadata_tags: refuse calls whose body has `metadata.tags` (contract 2.5).
+        reads_metadata_user: whether `metadata.user_id` names a customer (contract 12, decision 27).
         """
         pairs = [entry.lower().rsplit(":", 1) for entry in header_mappings]
         self._customer_headers = [
@@ -73,6 +75,7 @@ class Identifier:
         self._extra_tag_headers = [name.lower() for name in extra_tag_headers]
         self._user_agent_tags = user_agent_tags
         self._rejects_metadata_tags = rejects_metadata_tags
+        self._reads_metadata_user = reads_metadata_user
 
     def attribute(self, headers: Mapping[str, str], said: Said, caller: Caller) -> Attribution:
         """Return the call's origin. Raises: BadCall on an unusable id or tag, WrongPayer."""
@@ -107,9 +110,10 @@ class Identifier:
                 return _checked_id(_as_utf8(value), name), agent_session
         if text := _as_text(said.user):
             return _checked_id(text, "user"), agent_session
+        metadata_user = agent_account or metadata.get("user_id") if self._reads_metadata_user else None
         for name, said_id in (
             ("litellm_metadata.user", litellm_metadata.get("user")),
-            ("metadata.user_id", agent_account or metadata.get("user_id")),
+            ("metadata.user_id", metadata_user),
             ("safety_identifier", said.safety_identifier),
         ):
             if text := _as_text(said_id):

@@ -33,6 +33,11 @@ class Router:
         if self._failed_at:
             self._failed_at.pop(target.deployment_id, None)
 
+    def failed_s_ago(self, deployment_id: int) -> float | None:
+        """Return how long ago the deployment last failed; None: never, or it has succeeded since."""
+        failed_at = self._failed_at.get(deployment_id)
+        return None if failed_at is None else time.monotonic() - failed_at
+
     def _rank(self, target: Target, now: float) -> tuple[bool, int, float]:
         failed_at = self._failed_at.get(target.deployment_id)
         is_cooling = failed_at is not None and now - failed_at < self._cooldown_s

@@ -31,7 +31,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if request.path.startswith("/organization/"):
         # As LiteLLM answers without a licence: its clients can live with that.
         return _error(
-            403, "permission_error", "There are no organisations here: teams group keys and users (/team/new)."
+            403, "permission_error", "There are no organisations here: group keys and users in teams."
         )
     return _error(404, "not_found", "There is no such route; GET /openapi.json lists all that there are.")
 

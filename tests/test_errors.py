@@ -23,6 +23,13 @@ class ErrorTests(TestCase):
         self.assertEqual(list(error), ["message", "type", "param", "code"])
         self.assertEqual((response.status_code, error["type"], error["code"]), (status, kind, str(status)))
 
+    def test_organisations_are_answered_as_by_litellm_without_a_licence(self):
+        for path in ("/organization/list", "/organization/info?organization_id=o"):
+            response = self.client.get(path, headers=MASTER)
+
+            self.assert_told(response, 403, "permission_error")
+            self.assertIn("teams", response.json()["error"]["message"])
+
     def test_what_breaks_in_the_api_is_told_as_an_error_of_its_own(self):
         with mock.patch.object(CustomerInfo, "get", side_effect=BROKEN), self.assertLogs("django.request"):
             response = self.client.get("/customer/info?end_user_id=acme", headers=MASTER)

@@ -42,6 +42,7 @@ _SETTINGS = {
     "tpm_limit": ("Integer", "Tokens a minute of each holder; empty: no limit."),
     "max_parallel_requests": ("Integer", "Calls of each holder at a time; empty: no limit."),
     "model_max_budget": ("Dict", "Limits of single models, besides those above."),
+    "budget_limits": ("List", "Further windows, each with a limit of its own: a day besides a month."),
     "temp_budget_increase": ("Float", "USD added to max_budget until temp_budget_expiry."),
     "temp_budget_expiry": ("Datetime", "When the temporary increase ends."),
     "mode": ("String", "standard: hold what answers usually cost; strict: hold the most they can."),
@@ -210,6 +211,7 @@ def budget_object(budget: Budget, *, at: datetime | None = None) -> dict[str, An
         "temp_budget_expiry": budget.temp_budget_expiry,
         "budget_reset_at": _reset_at(budget, at or timezone.now()),
         "created_at": budget.created_at,
+        "budget_limits": windows_object(budget, at=at or timezone.now()),
         "mode": budget.mode,
     }
 
@@ -217,6 +219,21 @@ def budget_object(budget: Budget, *, at: datetime | None = None) -> dict[str, An
 def model_limits_object(budget: Budget) -> dict[str, dict[str, Any]] | None:
     """Return the limits by model with amounts as numbers; None where there are none."""
     return {model: _limit_object(limit) for model, limit in budget.model_limits().items()} or None
+
+
+def windows_object(budget: Budget, *, at: datetime) -> list[dict[str, Any]] | None:
+    """Return the further windows with amounts as numbers; None where there are none.
+
+    at: now; whose periods' ends are told.
+    """
+    return [
+        {
+            "budget_duration": str(window.duration),
+            "max_budget": from_nano(window.limit_nano),
+            "reset_at": period_of(window.duration, at, settings.BUDGET_TIME_ZONE).ends_at,
+        }
+        for window in budget.windows()
+    ] or None
 
 
 def _limit_object(limit: ModelLimit) -> dict[str, Any]:

@@ -11,6 +11,13 @@ from typing import Any
 _HASH = "88dc28d0f030c55ed4ab77ed8faf098196cb1c05df778539800c9f1243fe6b4b"
 _MADE = "2026-02-03T09:12:44.120000Z"
 _PERIOD_ENDS = "2026-03-01T00:00:00Z"
+_WINDOWS = [{"budget_duration": "1d", "max_budget": 5, "reset_at": "2026-02-04T00:00:00Z"}]
+_USAGE: dict[str, Any] = {
+    "model_max_budget_usage": {"gpt-4o": {"current_spend": 1, "budget_limit": 5, "time_period": "1d"}},
+    "budget_limits_usage": {
+        "1d": {"current_spend": Decimal("0.5"), "max_budget": 5, "reset_at": "2026-02-04T00:00:00Z"}
+    },
+}
 _CALLS = {"requests": 12, "failed_requests": 1, "unpriced_requests": 0, "total_tokens": 21_000}
 
 PERIOD: dict[str, Any] = {
@@ -31,6 +38,7 @@ BUDGET: dict[str, Any] = {
     "tpm_limit": 100_000,
     "rpm_limit": 300,
     "model_max_budget": {"gpt-4o": {"max_budget": 20, "budget_duration": "1d"}},
+    "budget_limits": _WINDOWS,
     "budget_duration": "30d",
     "budget_reset_at": _PERIOD_ENDS,
     "created_at": _MADE,
@@ -64,6 +72,7 @@ _LIMITS: dict[str, Any] = {
     "tpm_limit": None,
     "rpm_limit": 60,
     "model_max_budget": {"gpt-4o": {"budget_limit": 5, "time_period": "1d"}},
+    "budget_limits": _WINDOWS,
     "model_rpm_limit": {"gpt-4o": 30},
     "model_tpm_limit": None,
     "mode": "standard",
@@ -87,10 +96,12 @@ CUSTOMER: dict[str, Any] = {
     "object_permission": None,
     "litellm_budget_table": BUDGET_TABLE,
     "budget_period": PERIOD,
+    **_USAGE,
     "total_spend": Decimal("1.2345"),
     "total_cost": Decimal("1.1"),
     **_CALLS,
     "last_seen_at": "2026-02-03T09:12:45.830000Z",
+    "rate_card": "resellers",
     "metadata": {},
     "created_at": _MADE,
     "updated_at": _MADE,
@@ -109,6 +120,7 @@ TAG: dict[str, Any] = {
     "spend": Decimal("1.2345"),
     "budget_reset_at": _PERIOD_ENDS,
     "budget_period": PERIOD,
+    **_USAGE,
     **_CALLS,
     "last_seen_at": "2026-02-03T09:12:45.830000Z",
 }
@@ -153,6 +165,7 @@ KEY_INFO: dict[str, Any] = {
     "guardrails": None,
     "enforced_params": None,
     "budget_period": PERIOD,
+    **_USAGE,
     "payer_policy": "trusted",
     "customer_id": None,
 }
@@ -191,6 +204,7 @@ TEAM: dict[str, Any] = {
     "metadata": {},
     **_LIMITS,
     "budget_period": PERIOD,
+    **_USAGE,
     "models": [],
     "blocked": False,
     "spend": Decimal("12.5"),
@@ -214,6 +228,7 @@ MEMBERSHIP: dict[str, Any] = {
     "total_spend": Decimal("3.1"),
     "litellm_budget_table": BUDGET_TABLE,
     "budget_period": PERIOD,
+    **_USAGE,
     "role": "admin",
     "has_budget_of_its_own": True,
 }
@@ -260,6 +275,7 @@ USER: dict[str, Any] = {
     "organizations": None,
     **_LIMITS,
     "budget_period": PERIOD,
+    **_USAGE,
     "spend": Decimal("4.2"),
     "models": [],
     "metadata": {},

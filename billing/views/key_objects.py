@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
+
 from billing.budget_status import Spending, spending_of
 from billing.models import HolderType
-from billing.views.budgets import budget_object
+from billing.views.budgets import budget_object, windows_object
 from customers.allowed_routes import routes_of
 from customers.models import Budget, User, VirtualKey
 from customers.money import from_nano
@@ -40,7 +42,7 @@ def key_object(key: VirtualKey, spending: Spending, *, at: datetime) -> dict[str
         "team_id": key.team_id,
         # LiteLLM keeps a key's tags there.
         "metadata": {**key.metadata, "tags": key.tags} if key.tags else key.metadata,
-        **limits_object(key.budget),
+        **limits_object(key.budget, at=at),
         "budget_reset_at": spending.budget_reset_at,
         "budget_id": None if tier is None else tier.pk,
         "litellm_budget_table": None if tier is None else budget_object(tier, at=at),
@@ -62,14 +64,16 @@ def key_object(key: VirtualKey, spending: Spending, *, at: datetime) -> dict[str
         **key.extras,
         # Ours.
         "budget_period": spending.period,
+        **spending.usage,
         "payer_policy": key.payer_policy,
         "customer_id": key.customer_id,
     }
 
 
-def limits_object(budget: Budget | None) -> dict[str, Any]:
+def limits_object(budget: Budget | None, *, at: datetime | None = None) -> dict[str, Any]:
     """Return what a budget limits as the fields of its holder; without a budget all are null.
 
+    at: now; whose periods' ends are told of further windows.
     Limits by model as LiteLLM has them: budgets and rates in fields of their own.
     """
     by_model = {} if budget is None else budget.model_limits()
@@ -88,6 +92,7 @@ def limits_object(budget: Budget | None) -> dict[str, Any]:
             for model, limit in by_model.items()
             if limit.limit_nano is not None
         },
+        "budget_limits": None if budget is None else windows_object(budget, at=at or timezone.now()),
         "model_rpm_limit": _rates({model: limit.rpm_limit for model, limit in by_model.items()}),
         "model_tpm_limit": _rates({model: limit.tpm_limit for model, limit in by_model.items()}),
         "mode": budget.mode if budget else None,

@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from billing.adjustments import initial_spend
 from billing.admin.naming import UuidText
 from billing.budget_bars import Holder, bars_now
-from billing.budget_status import prepare_periods, spending_of
+from billing.budget_status import prepare_periods, prepare_periods_of_many, spending_of
 from billing.models import HolderType, SpendTotal
 from billing.periods import start_afresh
 from billing.views import examples
@@ -89,7 +89,15 @@ class KeyView(ManagementView):
         return key
 
     def change(self, key: VirtualKey, given: Mapping[str, Any], *, at: datetime) -> None:
-        """Change what is given of a key that the caller may change. Raises: ApiError, ValidationError."""
+        """Change what is given of a key that the caller may change, and prepare its periods.
+
+        Raises: ApiError, ValidationError.
+        """
+        self.change_alone(key, given, at=at)
+        prepare_periods(HolderType.KEY, str(key.pk), key.budget)
+
+    def change_alone(self, key: VirtualKey, given: Mapping[str, Any], *, at: datetime) -> None:
+        """Change a key, and leave its periods to who changes many."""
         if key.blocked and "blocked" in given and not given["blocked"]:
             key_owners.require_manager(key, "unblock it", reach=self.reach)
         key_owners.check_payer(given, key, reach=self.reach)
@@ -97,7 +105,6 @@ class KeyView(ManagementView):
         change_key(key=key, given=within_bounds(given, is_new=False), at=at, **owners)
         if not given.keys().isdisjoint(("user_id", "key_type", "allowed_routes")):
             key_owners.check_own_name(key, caller=self.caller, reach=self.reach)
-        prepare_periods(HolderType.KEY, str(key.pk), key.budget)
 
     def made(self, key: VirtualKey, secret: str, given: Mapping[str, Any], *, at: datetime) -> dict[str, Any]:
         """Return the one answer that shows a secret."""
@@ -202,11 +209,12 @@ class UpdateKeys(KeyView):
             try:
                 with transaction.atomic():
                     key = self.to_change(found.get(name), key_owners.UPDATE, name=name)
-                    self.change(key, given, at=at)
+                    self.change_alone(key, given, at=at)
             except (ApiError, Refused, ValidationError, IntegrityError) as error:
                 failed.append({"key": name, "key_info": None, "failed_reason": _reason(error)})
             else:
                 changed.append((name, key))
+        prepare_periods_of_many(HolderType.KEY, [(str(key.pk), key.budget) for _, key in changed])
         objects = key_objects([key for _, key in changed], at=at)
         return Response(
             {

@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 
 from billing.budget_status import Spending
 from billing.views.budgets import budget_object
-from billing.views.keys import key_objects, limits_object
+from billing.views.key_objects import key_objects, limits_object
 from customers.models import Budget
 
 
@@ -23,6 +23,7 @@ def holder_limits(budget: Budget | None, spending: Spending) -> dict[str, Any]:
         "budget_id": budget.pk if budget and is_tier else None,
         "litellm_budget_table": budget_object(budget) if budget and is_tier else None,
         "budget_period": spending.period,
+        **spending.usage,
     }
 
 

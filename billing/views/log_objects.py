@@ -16,9 +16,9 @@ from django.db.models.functions import Length
 
 from billing.log_reading import MASTER_KEY_NAME
 from billing.models import Price, SpendLog
-from billing.pricing import ResolvedPrice, resolve
+from billing.pricing import ResolvedPrice, explain_cost, resolve
 from billing.rollups import CACHED, FAILED
-from billing.usage import Usage
+from billing.usage import DISCOUNT, Usage, unit_of
 from customers.models import Team, VirtualKey
 from customers.money import from_nano, to_nano
 
@@ -35,9 +35,11 @@ _PARTS = {
     "cache_read_cost": ("cache_read",),
     "cache_creation_cost": ("cache_write_5m", "cache_write_1h"),
     "output_cost": ("output_text", "reasoning", "output_audio", "output_image"),
-    "tool_usage_cost": ("web_searches",),
-    "request_cost": ("request",),
+    "tool_usage_cost": ("web_searches", "file_searches", "code_sessions", "map_searches"),
+    "request_cost": ("request", "reported_cost"),
+    "discount_amount": (DISCOUNT,),
 }
+_UNITS_COST = "units_cost"  # seconds, characters, images and the like: LiteLLM has no name for them
 _PART_OF = {bucket: part for part, buckets in _PARTS.items() for bucket in buckets}
 _ALWAYS_SHOWN = ("input_cost", "cache_read_cost", "output_cost")
 _MAX_BODIES, _MAX_BODY_CHARACTERS = 100, 8_000_000
@@ -124,6 +126,7 @@ def log_object(log: SpendLog, named: Behind, *, with_charge: bool) -> dict[str, 
         "user_agent": log.user_agent or None,
         "upstream": log.upstream or None,
         "service_tier": log.service_tier or None,
+        "units": log.units,
         "ttft_ms": log.first_token_ms,
         "attempts": log.attempts,
     }
@@ -204,13 +207,20 @@ def _cost_breakdown(
         return None
     total = to_nano(log.cost)
     price = prices.get(log.price_id) if log.price_id is not None else None
-    if price is None or price.cost_nano(usage) != total:
+    parts = explain_cost(price, usage, log.units, log.service_tier)
+    if not parts or sum(part.cost_nano for part in parts) != total:
         return {"total_cost": log.cost}
     nanos = dict.fromkeys(_ALWAYS_SHOWN, 0)
-    for part in price.explain(usage):
-        name = _PART_OF[part.bucket]
+    for part in parts:
+        name = _PART_OF.get(_bucket_of(part.bucket), _UNITS_COST)
         nanos[name] = nanos.get(name, 0) + part.cost_nano
     return {**{name: from_nano(nano) for name, nano in nanos.items()}, "total_cost": log.cost}
+
+
+def _bucket_of(part: str) -> str:
+    """Return the bucket that counts a part: that of a unit with a rate of its own, or the part itself."""
+    unit = unit_of(part)
+    return (unit.part_of if unit else None) or part
 
 
 def _error_information(log: SpendLog) -> dict[str, Any] | None:
@@ -340,6 +350,7 @@ LIST_EXAMPLE: dict[str, Any] = {
     "user_agent": "OpenAI/Python 1.60.0",
     "upstream": "openai",
     "service_tier": None,
+    "units": None,
     "ttft_ms": 580,
     "attempts": [{"deployment_id": 7, "upstream": "openai", "status": 200}],
     "charge": Decimal("0.000282"),

@@ -23,7 +23,7 @@ from billing.budget_bars import Holder, bars_now
 from billing.models import HolderType, SpendTotal
 from billing.periods import start_afresh
 from billing.reports import Dimension, Filters, Tally, grouped, ranked, tally
-from billing.views.keys import key_objects
+from billing.views.key_objects import key_objects
 from billing.views.ranges import Days, day_or, days_of, key_names, keys_named, last_days, names_of, today
 from billing.views.spend import NO_TEAM
 from billing.views.users import user_objects

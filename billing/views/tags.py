@@ -173,6 +173,7 @@ def tag_object(tag: Tag, spending: Spending) -> dict[str, Any]:
         "spend": spending.spend,
         "budget_reset_at": spending.budget_reset_at,
         "budget_period": spending.period,
+        **spending.usage,
         **_calls(spending.total),
     }
 
@@ -192,6 +193,8 @@ def seen_tag_object(total: SpendTotal) -> dict[str, Any]:
         "spend": total.cost,
         "budget_reset_at": None,
         "budget_period": None,
+        "model_max_budget_usage": None,
+        "budget_limits_usage": None,
         **_calls(total),
     }
 

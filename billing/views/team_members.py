@@ -10,7 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.budget_bars import allowances
-from billing.budget_status import prepare_periods, spending_of
+from billing.budget_status import prepare_periods, prepare_periods_of_many, spending_of
+from billing.models import HolderType
 from billing.periods import ensure_periods, start_afresh
 from billing.views import examples
 from billing.views.team_objects import holder_of, membership_objects, user_named
@@ -45,8 +46,10 @@ class AddMembers(TeamView):
         added = services.add_members(
             team=team, members=new_members(given["member"]), limits=_limits_in_team(given)
         )
-        for member in added:
-            prepare_periods(*holder_of(member), member.budget or team.member_budget)
+        prepare_periods_of_many(
+            HolderType.TEAM_MEMBER,
+            [(holder_of(member)[1], member.budget or team.member_budget) for member in added],
+        )
         return self.answer(
             team,
             updated_users=[user_named(member) for member in added],

@@ -71,6 +71,7 @@ def membership_objects(members: Iterable[TeamMembership], *, at: datetime) -> li
                 "total_spend": spent.spend,
                 "litellm_budget_table": budget_object(budget) if budget else None,
                 "budget_period": spent.period,
+                **spent.usage,
                 "role": member.role,
                 "has_budget_of_its_own": member.budget_id is not None,
             }

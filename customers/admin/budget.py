@@ -18,6 +18,7 @@ class BudgetAdmin(GatewayAdmin):
     fieldsets = (
         (None, {"fields": ("id", "max_budget", "budget_duration", "mode", "soft_budget")}),
         ("Rate limits", {"fields": ("rpm_limit", "tpm_limit", "max_parallel_requests")}),
+        ("Further windows", {"fields": ("budget_limits",)}),
         ("Limits by model", {"fields": ("model_max_budget",)}),
         ("Raised for a time", {"fields": ("temp_budget_increase", "temp_budget_expiry")}),
     )
@@ -36,6 +37,8 @@ class BudgetAdmin(GatewayAdmin):
         "tpm_limit": "Of each holder, in any 60 seconds. Empty: no limit.",
         "max_parallel_requests": "How many calls of each holder may be under way at once. Empty: no limit.",
         "temp_budget_increase": "Added to the limit until then.",
+        "budget_limits": "Limits in other durations, each by itself, as JSON: "
+        '[{"budget_duration": "1d", "max_budget": "5"}] besides a limit a month. Amounts are USD.',
         "model_max_budget": "Limits of single models, besides those above, as JSON. Keys may be left out: "
         '{"gpt-4o": {"budget_limit": "5", "time_period": "1d", "rpm_limit": 60, "tpm_limit": 100000}}. '
         "Amounts are USD.",

@@ -90,7 +90,7 @@ class KeyAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[ApiCaller, None]:
         try:
-            secret = read_secret(request.headers.get)
+            secret = read_secret(request.headers.get, own_header=settings.KEY_HEADER)
         except MalformedKey:
             raise _refused("Malformed API Key passed in. Send it as `Authorization: Bearer sk-…`.") from None
         if not secret:

@@ -97,6 +97,27 @@ class ModelLimits(serializers.Field):
         return value
 
 
+@extend_schema_field({"type": "array", "items": {"type": "object"}})
+class BudgetWindows(serializers.Field):
+    """Further windows, with exact amounts. What they may say, the budget's own validation tells (400)."""
+
+    default_error_messages = {  # whose braces are formats
+        "invalid": 'Write a list: [{{"budget_duration": "1d", "max_budget": 5}}].'
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        shape = 'Besides max_budget, each by itself: [{"budget_duration": "1d", "max_budget": 5}].'
+        super().__init__(**{"help_text": shape, **kwargs})
+
+    def to_internal_value(self, data: Any) -> list[Any]:
+        if not isinstance(data, list):
+            self.fail("invalid")
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
 @extend_schema_field({"type": "object"})
 class FreeObject(serializers.Field):
     """A JSON object of the caller's own: kept and returned, bounded in size and depth."""

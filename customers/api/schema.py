@@ -109,6 +109,10 @@ _SHARED_ANSWERS = {
     **{f"Error{status}": _answer(_ERROR_REF, said) for status, said in _REFUSALS.items()},
     **{f"Detail{status}": _answer(_EITHER, _REFUSALS[status]) for status in _DETAILED},
     "Problems422": _answer(_PROBLEMS_REF, "The request has not the shape that it must have."),
+    "Unconfigured422": _answer(
+        {"anyOf": [_PROBLEMS_REF, _DETAIL_REF]},
+        "The request has not the shape that it must have; or what it asks for is not configured.",
+    ),
 }
 
 
@@ -222,7 +226,8 @@ class ManagementSchema(AutoSchema):
         for status in _REFUSALS:
             kind = "Detail" if is_detail and status in _DETAILED else "Error"
             bodies.setdefault(str(status), {"$ref": f"#/components/responses/{kind}{status}"})
-        bodies.setdefault("422", {"$ref": "#/components/responses/Problems422"})
+        told = "Unconfigured" if getattr(self.view, "may_be_unconfigured", False) else "Problems"
+        bodies.setdefault("422", {"$ref": f"#/components/responses/{told}422"})
         return bodies
 
 

@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from customers.api.fields import Id, ModelLimits, Names, Usd, Whole
+from customers.api.fields import BudgetWindows, Id, ModelLimits, Names, Usd, Whole
 from customers.models import Budget
 
 
@@ -28,6 +28,7 @@ class BudgetLimits(serializers.Serializer):
     tpm_limit = Whole(required=False, allow_null=True, help_text="Tokens a minute.")
     max_parallel_requests = Whole(required=False, allow_null=True)
     model_max_budget = ModelLimits(required=False, allow_null=True)
+    budget_limits = BudgetWindows(required=False, allow_null=True)
     temp_budget_increase = Usd(
         required=False, allow_null=True, help_text="USD added to max_budget until temp_budget_expiry."
     )

@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from customers.api.fields import FreeObject, Id, Usd, Whole
+from customers.api.fields import BudgetWindows, FreeObject, Id, Usd, Whole
 
 
 class LimitFields(serializers.Serializer):
@@ -30,6 +30,6 @@ class LimitFields(serializers.Serializer):
     model_tpm_limit = FreeObject(
         required=False, allow_null=True, help_text='Tokens a minute: {"gpt-4o": 100000}'
     )
-    # Limits of LiteLLM's that nothing here enforces: refused, where they say anything.
-    budget_limits = serializers.ListField(child=FreeObject(), required=False, allow_null=True)
+    budget_limits = BudgetWindows(required=False, allow_null=True)
+    # A limit of LiteLLM's that nothing here enforces: refused, where it says anything.
     tpd_limit = Whole(required=False, allow_null=True)

@@ -2,7 +2,7 @@
 
 from rest_framework import serializers
 
-from customers.api.fields import FreeObject, Id, Names, Usd, Whole
+from customers.api.fields import BudgetWindows, FreeObject, Id, Names, Usd, Whole
 from customers.api.paging import page_fields
 
 
@@ -27,6 +27,7 @@ class TagFields(serializers.Serializer):
     model_max_budget = FreeObject(
         required=False, allow_null=True, help_text='{"gpt-4o": {"budget_limit": 5, "time_period": "1d"}}'
     )
+    budget_limits = BudgetWindows(required=False, allow_null=True)
 
 
 class TagNames(serializers.Serializer):

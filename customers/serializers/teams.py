@@ -11,7 +11,7 @@ from customers.models import TeamMembership
 from customers.serializers.keys import ModelAliases
 from customers.serializers.limits import LimitFields
 
-MOST_MEMBERS = 200  # in one request: it is one transaction
+MOST_MEMBERS = 500  # in one request: it is one transaction
 _ORDERS = ("asc", "desc")
 
 

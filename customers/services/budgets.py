@@ -25,10 +25,16 @@ LIMIT_FIELDS = (
     "tpm_limit",
     "max_parallel_requests",
     "model_max_budget",
+    "budget_limits",
     "temp_budget_increase",
     "temp_budget_expiry",
 )
-_EMPTY: dict[str, Any] = {"budget_duration": "", "model_max_budget": {}, "mode": Budget.Mode.STANDARD}
+_EMPTY: dict[str, Any] = {
+    "budget_duration": "",
+    "model_max_budget": {},
+    "budget_limits": [],
+    "mode": Budget.Mode.STANDARD,
+}
 
 
 def find_budget(budget_id: str, *, param: str = "budget_id") -> Budget:

@@ -8,7 +8,6 @@ from customers.refusals import Refused
 from customers.services.budgets import LIMIT_FIELDS
 
 _UNENFORCED = {
-    "budget_limits": "One budget in each duration is enforced here: use max_budget with budget_duration.",
     "tpd_limit": "Tokens a day are not limited here: use tpm_limit, or max_budget with budget_duration 1d.",
 }
 

@@ -92,7 +92,7 @@ def limits_in(given: Mapping[str, Any], budget: Budget | None) -> dict[str, Any]
             fields.setdefault(field, {**_rates(current, rate), **_rates(fields["model_max_budget"], rate)})
     limits = enforceable_limits(budget, fields)
     for name in LIMIT_FIELDS:
-        if name in limits and (limits[name] == "" or limits[name] == {}):
+        if name in limits and (limits[name] in ("", {}, [])):
             limits[name] = None  # no limit: nothing that would need a budget
     return limits
 

@@ -9,13 +9,14 @@ from django.db import transaction
 from django.forms.models import model_to_dict
 
 from customers.actors import current_actor
-from customers.models import Budget, Team, TeamMembership, User, VirtualKey
+from customers.models import Budget, Team, TeamMembership, VirtualKey
 from customers.models.team import MEMBER_PERMISSIONS, new_team_id
 from customers.refusals import Refused
-from customers.services.budgets import LIMIT_FIELDS, budget_of_holder
+from customers.services.budgets import LIMIT_FIELDS, budget_of_holder, plan_budget
 from customers.services.defaults import enforceable_limits, with_defaults
 from customers.services.keys import delete_keys
-from customers.services.users import check_id_is_free, create_user, end_memberships, find_user
+from customers.services.many_users import NewUsers
+from customers.services.users import end_memberships
 from customers.text import is_clean_id
 
 # The API's names of what a team has, and ours; None is the empty value.
@@ -179,33 +180,35 @@ def add_members(
 ) -> list[TeamMembership]:
     """Have users join a team, all or none. Who is not known yet is made, without a password.
 
-    limits: of each of them on this team, by the names of `LIMIT_FIELDS`.
+    limits: of each of them on this team, by the names of `LIMIT_FIELDS`. However many they
+    are, it is a handful of statements.
     Raises: Refused, also for who is on the team already; Missing, ValidationError.
     """
-    return [_add_member(team, member, limits or {}) for member in members]
-
-
-def _add_member(team: Team, member: NewMember, limits: Mapping[str, Any]) -> TeamMembership:
-    user = _user_of(member)
-    if TeamMembership.objects.filter(team=team, user=user).exists():
-        raise Refused(
-            f"User {user.pk} is on team {team.pk} already: change it with POST /team/member_update.",
-            type="team_member_already_in_team",
-            param="user_id" if member.user_id else "user_email",
+    users = NewUsers(
+        ids=[member.user_id for member in members if member.user_id],
+        emails=[member.email for member in members if member.email],
+    )
+    named = [users.find_or_draft(user_id=member.user_id, email=member.email) for member in members]
+    on_team = set(
+        TeamMembership.objects.filter(team=team, user__in=[user.pk for user in named]).values_list(
+            "user_id", flat=True
         )
-    membership = TeamMembership(team=team, user=user, role=member.role)
-    membership.budget = budget_of_holder(None, limits)
-    membership.save(force_insert=True)
-    return membership
-
-
-def _user_of(member: NewMember) -> User:
-    user = find_user(user_id=member.user_id, email=member.email)
-    if user is not None:
-        return user
-    if member.user_id:
-        check_id_is_free(member.user_id)
-    return create_user(given={"user_id": member.user_id, "user_email": member.email})
+    )
+    added = []
+    for member, user in zip(members, named, strict=True):
+        if user.pk in on_team:
+            raise Refused(
+                f"User {user.pk} is on team {team.pk} already: change it with POST /team/member_update.",
+                type="team_member_already_in_team",
+                param="user_id" if member.user_id else "user_email",
+            )
+        on_team.add(user.pk)
+        budget, _ = plan_budget(None, limits or {})
+        added.append(TeamMembership(team=team, user=user, role=member.role, budget=budget))
+    users.write()
+    own = [member.budget for member in added if member.budget and member.budget._state.adding]
+    Budget.objects.bulk_create(own)
+    return TeamMembership.objects.bulk_create(added)
 
 
 @transaction.atomic
@@ -241,7 +244,9 @@ def _limits(budget: Budget) -> bool:
         budget.tpm_limit,
         budget.max_parallel_requests,
     )
-    return bool(budget.model_max_budget) or any(amount is not None for amount in amounts)
+    return bool(budget.model_max_budget or budget.budget_limits) or any(
+        amount is not None for amount in amounts
+    )
 
 
 @transaction.atomic

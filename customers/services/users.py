@@ -123,13 +123,16 @@ def check_id_is_free(user_id: str) -> None:
     if user_id == MASTER_KEY_USER_ID:
         raise Refused(f"{MASTER_KEY_USER_ID} is who has the master key: choose another id.", param="user_id")
     taken = User.objects.filter(pk=user_id).only("deleted_at").first()
-    if taken is not None and taken.deleted_at is not None:
-        raise Taken(
-            f"user {user_id} was deleted; its id is not used again, since its history keeps it",
-            param="user_id",
-        )
     if taken is not None:
-        raise Taken(f"a user with id {user_id} exists already", param="user_id")
+        raise id_taken(taken)
+
+
+def id_taken(user: User) -> Taken:
+    if user.deleted_at is not None:
+        message = f"user {user.pk} was deleted; its id is not used again, since its history keeps it"
+    else:
+        message = f"a user with id {user.pk} exists already"
+    return Taken(message, param="user_id")
 
 
 def set_fields(user: User, given: Mapping[str, Any]) -> list[str]:
@@ -161,9 +164,14 @@ def email_taken(email: str) -> Taken:
 
 def _username_for(user_id: str) -> str:
     """Return what the user is called in the admin: its id, unless that cannot be, or is taken."""
+    can_be = is_username(user_id) and not User.objects.filter(username=user_id).exists()
+    return user_id if can_be else str(uuid.uuid4())
+
+
+def is_username(user_id: str) -> bool:
+    """Tell whether a user can be called so in the admin, if nobody else is."""
     try:
         UnicodeUsernameValidator()(user_id)
     except ValidationError:
-        return str(uuid.uuid4())
-    is_taken = len(user_id) > _LONGEST_USERNAME or User.objects.filter(username=user_id).exists()
-    return str(uuid.uuid4()) if is_taken else user_id
+        return False
+    return len(user_id) <= _LONGEST_USERNAME

@@ -466,7 +466,7 @@ class DrawerTests(AdminTestCase):
         logs = [make_log(at=NOON + timedelta(seconds=second), session_id="s-1") for second in range(12)]
         self.drawer(logs[0])
 
-        with self.assertNumQueries(4):  # session, user, the call, its session
+        with self.assertNumQueries(5):  # session, user, the call, its corrections, its session
             response = self.drawer(logs[0])
 
         self.assertContains(response, "All of them, in the logs")

@@ -52,6 +52,15 @@ class SpendTrackedTests(TestCase):
             (event.type, event.group, event.customer_id), ("spend_tracked", "customer", "krrish12")
         )
 
+    @override_settings(EVENT_GROUPS="litellm")
+    def test_the_group_may_be_what_litellm_s_code_sends(self):
+        make_endpoint()
+
+        book_calls(make_call(customer_id="krrish12", cost_usd="0.001112"))
+
+        event = Event.objects.get()
+        self.assertEqual((event.body["event_group"], event.group), ("end_user", "end_user"))
+
     def test_amounts_are_exact_numbers_with_all_their_digits(self):
         make_endpoint()
 

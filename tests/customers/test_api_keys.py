@@ -1051,7 +1051,7 @@ class BadInputTests(KeyApiCase):
             {"model_max_budget": {"m": 5}}, {"model_max_budget": {"m": {"budget_limit": "x", "y": 1}}},
             {"model_max_budget": {"": {"budget_limit": 1}}}, {"model_rpm_limit": {"m": -1}},
             {"model_rpm_limit": {"m": "x"}}, {"model_rpm_limit": {"m": None}}, {"tpd_limit": 5},
-            {"budget_limits": [{"budget_duration": "1d", "max_budget": 5}]}, {"user_id": "nobody"},
+            {"budget_limits": [{"budget_duration": "1 day", "max_budget": 5}]}, {"user_id": "nobody"},
             {"budget_id": "nobody", "max_budget": 1},
         ):  # fmt: skip
             with self.subTest(fields):

@@ -160,10 +160,10 @@ class NewTeamTests(ApiTestCase):
             ({"budget_id": "none"}, 404, "budget_id", "/budget/new"),
             ({"budget_id": "none", "max_budget": 1}, 400, "budget_id", "either"),
             (
-                {"budget_limits": [{"max_budget": 1, "budget_duration": "1d"}]},
+                {"budget_limits": [{"max_budget": 1, "budget_duration": "1 day"}]},
                 400,
                 "budget_limits",
-                "one budget",
+                "window 1",
             ),
             ({"tpd_limit": 5}, 400, "tpd_limit", "tpm_limit"),
             ({"model_max_budget": {"gpt-4o": {"budget_limit": "x"}}}, 400, "model_max_budget", "gpt-4o"),
@@ -192,7 +192,7 @@ class NewTeamTests(ApiTestCase):
             {"metadata": []}, {"metadata": "x"}, {"blocked": "perhaps"}, {"model_aliases": {"a": {}}},
             {"members_with_roles": [{}]}, {"members_with_roles": [{"role": "owner", "user_id": "a"}]},
             {"members_with_roles": [{"user_email": "nobody"}]}, {"members_with_roles": {"user_id": "a"}},
-            {"members_with_roles": [{"user_id": "a"}] * 201}, {"budget_duration": []}, {"tags": [None]},
+            {"members_with_roles": [{"user_id": "a"}] * 501}, {"budget_duration": []}, {"tags": [None]},
             {"budget_duration": "1" * 21}, {"model_rpm_limit": [1]}, [], "text", 7,
         ]  # fmt: skip
         for body in bodies:
@@ -494,6 +494,62 @@ class ListTests(CastTestCase):
             error = self.refused("/team/list", method="GET")
 
         self.assertIn("/v2/team/list", error["message"])
+
+
+class ManyMembersTests(ApiTestCase):
+    def test_five_hundred_join_with_a_handful_of_statements(self):
+        Team.objects.create(pk="big")
+        known = [User(pk=f"k-{number}", username=f"k-{number}") for number in range(250)]
+        User.objects.bulk_create(known)
+        members = [{"user_id": user.pk} for user in known]
+        members += [{"user_id": f"n-{number}"} for number in range(125)]
+        members += [{"user_email": f"n{number}@example.com"} for number in range(125)]
+
+        with CaptureQueriesContext(connection) as queries:
+            answer = self.post(
+                "/team/member_add", {"team_id": "big", "member": members, "max_budget_in_team": 2}
+            )
+
+        self.assertLess(len(queries), 120)  # not a few for each
+        self.assertEqual(len(answer["updated_team_memberships"]), 500)
+        self.assertEqual(TeamMembership.objects.filter(team_id="big", budget__max_budget=2).count(), 500)
+        self.assertEqual(Budget.objects.count(), 500)  # each its own
+        self.assertEqual(User.objects.filter(email__startswith="n").count(), 125)
+        made = User.objects.get(pk="n-7")
+        self.assertEqual((made.username, made.has_usable_password()), ("n-7", False))
+
+    def test_all_or_none_join_and_nobody_is_made(self):
+        Team.objects.create(pk="red")
+        make_user("gone", deleted_at=timezone.now())
+        for members, param in (
+            ([{"user_id": "new"}, {"user_id": "gone"}], "user_id"),
+            ([{"user_id": "new"}, {"user_id": "new"}], "user_id"),
+            ([{"user_id": "new", "user_email": "a@b.test"}, {"user_email": "A@b.test"}], "user_email"),
+            (
+                [
+                    {"user_id": "new", "user_email": "a@b.test"},
+                    {"user_id": "other", "user_email": "A@b.test"},
+                ],
+                "user_email",
+            ),
+        ):
+            with self.subTest(members):
+                response = self.send("POST", "/team/member_add", {"team_id": "red", "member": members})
+                self.assertIn(response.status_code, (400, 409), response.content)
+                self.assertEqual(response.json()["error"]["param"], param)
+                self.assertEqual((User.objects.count(), TeamMembership.objects.count()), (1, 0))
+
+    @override_settings(USER_DEFAULTS={"max_budget": Decimal(3), "user_role": "internal_user_viewer"})
+    def test_who_is_made_has_the_operator_s_defaults(self):
+        Team.objects.create(pk="red")
+
+        self.post("/team/member_add", {"team_id": "red", "member": [{"user_id": "a"}, {"user_id": "b"}]})
+
+        made = list(User.objects.select_related("budget"))
+        self.assertEqual(
+            {(each.role, each.budget.max_budget) for each in made}, {("internal_user_viewer", 3)}
+        )
+        self.assertEqual(len({each.budget_id for each in made}), 2)
 
 
 class MemberTests(CastTestCase):

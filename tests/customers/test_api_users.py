@@ -335,6 +335,44 @@ class BulkUpdateTests(ApiTestCase):
         self.assertIn("/user/new", unknown["error"])
         self.assertEqual((User.objects.count(), Budget.objects.count()), (2, 1))
 
+    def test_e_mails_are_passed_on_and_swapped(self):
+        User.objects.filter(pk="kim").update(email="kim@example.com")
+        User.objects.filter(pk="lee").update(email="lee@example.com")
+
+        answer = self.post(
+            "/user/bulk_update",
+            {
+                "users": [
+                    {"user_id": "kim", "user_email": "for-now@example.com"},
+                    {"user_id": "lee", "user_email": "Kim@example.com"},
+                    {"user_id": "kim", "user_email": "lee@example.com"},
+                ]
+            },
+        )
+
+        self.assertEqual(answer["failed_updates"], 0)
+        emails = dict(User.objects.values_list("pk", "email"))
+        self.assertEqual(emails, {"kim": "lee@example.com", "lee": "Kim@example.com"})
+
+    def test_who_swaps_without_a_step_between_is_told_for_each(self):
+        """One after the other: while the first is changed, the second still has the e-mail."""
+        User.objects.filter(pk="kim").update(email="kim@example.com")
+        User.objects.filter(pk="lee").update(email="lee@example.com")
+
+        answer = self.post(
+            "/user/bulk_update",
+            {
+                "users": [
+                    {"user_id": "kim", "user_email": "lee@example.com"},
+                    {"user_id": "lee", "user_email": "kim@example.com"},
+                ]
+            },
+        )
+
+        self.assertEqual(answer["failed_updates"], 2)
+        self.assertIn("lee@example.com exists already", answer["results"][0]["error"])
+        self.assertEqual(User.objects.get(pk="kim").email, "kim@example.com")
+
     def test_many_are_changed_with_a_handful_of_statements(self):
         ids = [f"u-{number:03}" for number in range(100)]
         User.objects.bulk_create([User(pk=pk, username=pk, email=f"{pk}@example.com") for pk in ids])

@@ -54,6 +54,9 @@ class InstantTests(SimpleTestCase):
         self.assertLessEqual(bound, uuid7_at(milliseconds))
         self.assertGreater(bound, uuid7_at(milliseconds - 1))
 
+    def test_nothing_is_older_than_the_first_of_1970(self):
+        self.assertEqual(first_uuid7_at(datetime(166, 3, 25, tzinfo=UTC)), first_uuid7_at(EPOCH))
+
     def test_a_zone_does_not_matter(self):
         tokyo = datetime.fromisoformat("2026-07-15T21:00:00.123+09:00")
 

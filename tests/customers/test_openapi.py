@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stderr, suppress
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -32,13 +33,24 @@ from billing.views.team_objects import membership_objects, team_objects
 from billing.views.users import user_objects
 from customers.api.errors import Envelope
 from customers.api.schema import group_of, schema_of
-from customers.models import AuditLog, Budget, Customer, Tag, Team, TeamMembership, User, VirtualKey
+from customers.models import (
+    AuditLog,
+    Budget,
+    Customer,
+    HandoutLink,
+    Tag,
+    Team,
+    TeamMembership,
+    User,
+    VirtualKey,
+)
 from customers.services import create_key
+from customers.services.handout_links import make_handout_link
 from proxy.models import Deployment, Upstream
 from proxy.urls import urlpatterns as proxied
 from tests.billing.making import NOON
 from tests.billing.receiving import Receiver, an_event, make_endpoint, posting_to, write
-from tests.customers.calling import ApiTestCase
+from tests.customers.calling import MASTER, ApiTestCase
 
 # What people open, and the document itself.
 _PAGES = {"/", "/ui", "/ui/", "/login", "/openapi.json", "/docs", "/hand-out/{token}/"}
@@ -334,7 +346,11 @@ class RequestExampleTests(ApiTestCase):
 
     def setUp(self) -> None:
         gold = Budget.objects.create(pk="gold", max_budget=Decimal(100))
-        Customer.objects.create(pk="acme-042")
+        acme = Customer.objects.create(pk="acme-042")
+        at = timezone.now()
+        _, self.read_token = make_handout_link(
+            customer=acme, kind=HandoutLink.Kind.READ_TOKEN, at=at, expires_at=at + timedelta(days=1)
+        )
         Tag.objects.create(pk="engineering")
         kim = User.objects.create(pk="u-17", username="kim")
         team = Team.objects.create(pk="t-sales", allowed_models=["gpt-4o-mini", "o3"])
@@ -378,7 +394,10 @@ class RequestExampleTests(ApiTestCase):
         for path, method, operation in shown:
             address, body = self.sent(path, operation)
             with self.subTest(path=path, method=method), suppress(_Undone), transaction.atomic():
-                response = self.send(method.upper(), address, body)
+                takes_read_token = operation["security"] == [{"read_token": []}]
+                response = self.send(
+                    method.upper(), address, body, key=self.read_token if takes_read_token else MASTER
+                )
                 self.assertEqual(response.status_code, 200, response.content)
                 answer = operation["responses"]["200"]["content"]["application/json"]
                 jsonschema.validate(response.json(), answer["schema"])

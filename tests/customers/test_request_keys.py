@@ -43,6 +43,18 @@ class OrderTests(SimpleTestCase):
 
         self.assertEqual(secret, "sk-ours")
 
+    def test_the_operator_s_own_header_comes_before_all_others(self):
+        headers = {
+            "x-our-key": "Bearer sk-ours",
+            "x-litellm-api-key": "sk-1",
+            "authorization": "sk-malformed",
+        }
+
+        self.assertEqual(read_secret(headers.get, own_header="x-our-key"), "sk-ours")
+        self.assertEqual(read_secret(headers.get, own_header="x-other"), "sk-1")
+        headers["x-our-key"] = " sk-bare "
+        self.assertEqual(read_secret(headers.get, own_header="x-our-key"), "sk-bare")
+
 
 class FormTests(SimpleTestCase):
     def test_authorization_carries_a_scheme(self):

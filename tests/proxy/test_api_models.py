@@ -14,6 +14,7 @@ from django.conf import settings
 from django.test import SimpleTestCase, TestCase
 from django.utils import timezone
 
+from billing.estimates import Estimator
 from billing.models import Price
 from billing.pricing import resolve
 from billing.usage import Usage
@@ -24,6 +25,7 @@ from proxy.catalog import load_catalog
 from proxy.configuration.rates import read_rates
 from proxy.litellm_params import rates_of
 from proxy.models import Deployment, Upstream
+from proxy.routing import Router
 from spendproject.asgi import _is_proxied
 from tests.gateway import is_true_within
 from tests.provider import ProviderProcess
@@ -829,3 +831,78 @@ def test_a_model_made_by_the_api_serves_calls_and_bills_its_rates(
     assert answer.headers["x-litellm-model-id"] == named
     assert http.post("/model/delete", json={"id": named}).status_code == 200
     assert is_true_within(5, lambda: http.get(f"/v1/models/{name}").status_code == 404)
+
+
+class HealthTests(ModelTestCase):
+    def test_it_lists_what_may_be_called_without_calling_it(self):
+        self.made("mini")
+        self.made("maxi")
+
+        told = self.client.get("/health", headers=MASTER).json()
+
+        self.assertEqual((told["healthy_count"], told["unhealthy_count"]), (2, 0))
+        self.assertEqual([each["model_name"] for each in told["healthy_endpoints"]], ["maxi", "mini"])
+        self.assertNotIn(SECRET, json.dumps(told))
+        one = self.client.get("/health", {"model": "mini"}, headers=MASTER).json()
+        self.assertEqual([each["model_name"] for each in one["healthy_endpoints"]], ["mini"])
+
+    def test_it_needs_a_key_and_tells_each_caller_of_its_own_models(self):
+        self.made("mini")
+        user = User.objects.create(pk="u", username="u")
+        _, secret = create_key(user=user, allowed_models=["other"])
+
+        self.assertEqual(self.client.get("/health").status_code, 401)
+        told = self.client.get("/health", headers={"authorization": f"Bearer {secret}"}).json()
+        self.assertEqual(told["healthy_count"], 0)
+
+    def test_what_failed_last_is_unhealthy(self):
+        self.made("mini")
+        router = Router(cooldown_s=5)
+        deployment = Deployment.objects.get()
+        target = mock.Mock(deployment_id=deployment.pk)
+
+        with mock.patch("proxy.gateway.running", return_value=mock.Mock(router=router)):
+            router.failed(target)
+            failed = self.client.get("/health", headers=MASTER).json()
+            router.succeeded(target)
+            answered = self.client.get("/health", headers=MASTER).json()
+
+        self.assertEqual((failed["healthy_count"], failed["unhealthy_count"]), (0, 1))
+        self.assertIn("failed", failed["unhealthy_endpoints"][0]["error"])
+        self.assertEqual(answered["unhealthy_count"], 0)
+
+
+class TokenCounterTests(ModelTestCase):
+    def count(self, body: Any, status: int = 200) -> Any:
+        response = self.client.post(
+            "/utils/token_counter", json.dumps(body), content_type="application/json", headers=MASTER
+        )
+        self.assertEqual(response.status_code, status, response.content)
+        return response.json()
+
+    def test_it_has_the_contract_s_fields_and_says_that_it_estimates(self):
+        self.made("mini")
+
+        told = self.count({"model": "mini", "prompt": "x" * 398})
+
+        self.assertEqual(
+            told,
+            {
+                "total_tokens": 100, "request_model": "mini", "model_used": "gpt-4o-mini",
+                "tokenizer_type": "estimate",
+            },
+        )  # fmt: skip
+        self.assertEqual(self.count({"model": "unknown", "prompt": ""})["model_used"], "unknown")
+
+    def test_messages_count_and_nothing_is_refused(self):
+        hello = [{"role": "user", "content": "Hello"}]
+
+        self.assertGreater(self.count({"model": "m", "messages": hello})["total_tokens"], 3)
+        self.assertEqual(self.count({"model": "m"}, status=400)["error"]["param"], "messages")
+
+    def test_what_calls_taught_is_used(self):
+        estimator = Estimator()
+        estimator.learn("m", body_bytes=100, usage=Usage(input_uncached=50))
+
+        with mock.patch("proxy.gateway.running", return_value=mock.Mock(estimator=estimator)):
+            self.assertEqual(self.count({"model": "m", "prompt": "x" * 98})["total_tokens"], 50)
