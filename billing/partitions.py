@@ -7,6 +7,7 @@ that a clock far off delays nothing.
 """
 
 import logging
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,10 +67,15 @@ def partition_months(*, using: str = "default") -> list[datetime]:
     return sorted(datetime(int(name[-7:-3]), int(name[-2:]), 1, tzinfo=UTC) for name in names)
 
 
+def partition_bounds(month: datetime) -> tuple[uuid.UUID, uuid.UUID]:
+    """Return the first id of a month's partition, and the first one behind it."""
+    # The same bounds as those of queries by time: the planner then leaves out every other month.
+    return first_uuid7_at(month), first_uuid7_at(next_month(month))
+
+
 def create_statement(month: datetime) -> str:
     """Return the statement that makes `month`'s partition."""
-    # The same bounds as those of queries by time: the planner then leaves out every other month.
-    start, end = first_uuid7_at(month), first_uuid7_at(next_month(month))
+    start, end = partition_bounds(month)
     return (
         f"CREATE TABLE IF NOT EXISTS {partition_name(month)} PARTITION OF {TABLE} "
         f"FOR VALUES FROM ('{start}') TO ('{end}')"

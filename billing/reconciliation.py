@@ -412,7 +412,7 @@ def _missing_in_rollup(name: str, rollup: Rollup, scope: Scope) -> Missing:
         f"reconcile_{rollup.table}",
         _named(rollup.dimensions),
         SUMS,
-        f"SELECT {_row_id(rollup)} AS id, lacking.* FROM ({lacking}) AS lacking",
+        f"SELECT {row_id_in_sql(rollup)} AS id, lacking.* FROM ({lacking}) AS lacking",
         "id",
         f"INSERT INTO {rollup.table} (id, {keys}, {sums}) SELECT id, {keys}, {sums} "
         f"FROM {{chunk}} AS chunk WHERE TRUE {on_conflict_add(rollup)}",
@@ -426,7 +426,7 @@ def _named(dimensions: Sequence[str]) -> str:
     return " || ' ' || ".join(["CAST(day AS text)", *named])
 
 
-def _row_id(rollup: Rollup) -> str:
+def row_id_in_sql(rollup: Rollup) -> str:
     """Return `rollups.row_id` of a row with the rollup's dimensions."""
     if is_postgresql():
         texts = [f"replace(CAST({name} AS text), '-', '')" if name.endswith(("key_id", "set_id")) else

@@ -22,10 +22,11 @@ import msgspec
 from django.db import connection, transaction
 
 from billing.bulk import among
+from billing.models import SummaryByCustomer
 from billing.models.daily_spend import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, MASTER_KEY, NO_TAGS, SUMS
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.rollups import OVERVIEW, SPEND, Rollup
-from billing.summaries import days_condition, parts_of, remembered, smallest
+from billing.rollups import OVERVIEW, SPEND, Rollup, summed
+from billing.summaries import Parts, days_condition, parts_of, remembered, smallest
 from billing.usage import BUCKETS, Usage
 from customers.money import from_nano
 
@@ -51,7 +52,6 @@ _COLUMNS: dict[str, str] = {
     "client_tool": "client_tool",
 }
 _MANY_NAMES = ("customer", "user")
-_TOTAL_TOKENS = " + ".join(bucket for bucket in BUCKETS if bucket != "web_searches")
 
 
 class BadReport(ValueError):
@@ -149,13 +149,23 @@ def by(
     By tag a call counts under each of its tags: the rows then add up to more than
     `totals`. Raises: BadReport.
     """
+    with remembered():
+        return _by(filters, dimension, order, limit, offset)
+
+
+def _by(filters: Filters, dimension: Dimension, order: Order, limit: int, offset: int) -> list[Row]:
     if limit < 1 or offset < 0:
         raise BadReport("limit is at least 1, offset at least 0.")
+    if dimension == "customer" and order in ("spend", "charge"):
+        names = _most_charged(filters, limit + offset, with_none=True)
+        if names is not None:
+            filters, offset = msgspec.structs.replace(filters, customers=names[offset:]), 0
     query = _Query(filters, (dimension,))
     name = query.column(dimension)
     matching, sorting = f"FROM {query.source} WHERE {query.condition}", query.order(order, name)
     page = f"GROUP BY {name} ORDER BY {sorting} LIMIT %s OFFSET %s"
-    if dimension in _MANY_NAMES:
+    chosen = {"customer": filters.customers, "user": filters.users}.get(dimension)
+    if dimension in _MANY_NAMES and (chosen is None or offset or len(chosen) > limit):
         # Optimization: one sum finds the page's names among many; all the others are of these alone.
         rows = query.rows(
             f"SELECT {name}, {query.sums} {matching} AND {name} IN (SELECT {name} {matching} {page}) "
@@ -253,15 +263,16 @@ class _Query:
         self._days: list[tuple[date, date]] = []  # to be found in the table that is read
         self._adding = adding
         self.source = self._rows_of(filters, wanted | {"tag"} if per_tag else wanted)
-        if self._is_by_tag:
-            self.source += " JOIN billing_tagsetmember AS member ON member.tag_set_id = rollup.tag_set_id"
         self.is_charged = (
             filters.customers is not None or bool(filters.without_customers) or "customer" in wanted
         )
         if per_tag:
             self._weigh(filters.tags)
         self._filter(filters)
-        self.sums = ", ".join(f"CAST(SUM({name}) AS bigint)" for name in SUMS)
+        if self._is_by_tag:
+            self._add_up_sets(wanted - {"tag"})
+            self._name_tags(filters.tags)
+        self.sums = ", ".join(map(summed, SUMS))
 
     @property
     def condition(self) -> str:
@@ -273,19 +284,17 @@ class _Query:
     def order(self, order: str, name: str) -> str:
         amount = "charge" if self.is_charged else "cost"
         sums = {
-            "spend": amount, "cost": "cost", "charge": "charge", "calls": "calls",
-            "failed_calls": "failed_calls", "total_tokens": _TOTAL_TOKENS,
+            "spend": (amount,), "cost": ("cost",), "charge": ("charge",), "calls": ("calls",),
+            "failed_calls": ("failed_calls",), "total_tokens": _TOKENS,
         }  # fmt: skip
         if order == "name":
             return name
         if order not in sums:
             raise BadReport(f"There is no order by {order!r}. One of: {', '.join(sums)}, name.")
-        return f"SUM({sums[order]}) DESC, {name}"
+        return f"{_sum_of(sums[order])} DESC, {name}"
 
     def rows(self, statement: str, *more: Any) -> list[tuple]:
-        with connection.cursor() as cursor:
-            cursor.execute(statement, [*self.parameters, *more])
-            return cursor.fetchall()
+        return _rows(statement, [*self.parameters, *more])
 
     def figures(self, sums: Sequence[int | None]) -> Figures:
         values = dict(zip(SUMS, (value or 0 for value in sums), strict=True))
@@ -318,8 +327,8 @@ class _Query:
         # Optimization: only what is added up, so that an index may have all of it.
         sources = [f"SELECT {', '.join([listed, *self._adding])} FROM {summary.table} WHERE {spans.sql}"]
         if parts.open:
-            condition, ids = days_condition("id", parts.open)
-            self.parameters += ids
+            condition, days = _days_condition(filters, "", parts.open)
+            self.parameters += days
             # Columns of the same types on both sides: else PostgreSQL would build the whole of it first.
             sums = [f"CAST({name} AS bigint) AS {name}" for name in self._adding]
             open_days = f"SELECT {', '.join([listed, *sums])} FROM {summary.rollup.table}"
@@ -328,9 +337,8 @@ class _Query:
 
     def _filter(self, filters: Filters) -> None:
         if self._days:
-            # The primary key finds the days, where nothing finds less.
-            condition, ids = days_condition("rollup.id", self._days)
-            self._add(condition, *ids)
+            condition, days = _days_condition(filters, "rollup.", self._days)
+            self._add(condition, *days)
         self._among("customer_id", filters.customers)
         self._among("team_id", filters.teams)
         self._among("user_id", filters.users)
@@ -356,9 +364,22 @@ class _Query:
                 *tags.parameters,
                 *untagged,
             )
-            if self._is_by_tag:
-                shown = among("member.tag", "text", list(filters.tags))
-                self._add(shown.sql, *shown.parameters)
+
+    def _add_up_sets(self, dimensions: set[str]) -> None:
+        """Optimization: add up each set of tags before it is joined with its tags, and those are more."""
+        columns = ", ".join(["tag_set_id", *sorted(_COLUMNS[name] for name in dimensions)])
+        sums = ", ".join(f"{summed(name)} AS {name}" for name in self._adding)
+        self.source = (
+            f"(SELECT {columns}{', ' if sums else ''}{sums} FROM {self.source} WHERE {self.condition} "
+            f"GROUP BY {columns}) AS rollup"
+        )
+        self._conditions = []
+
+    def _name_tags(self, tags: Sequence[str] | None) -> None:
+        self.source += " JOIN billing_tagsetmember AS member ON member.tag_set_id = rollup.tag_set_id"
+        if tags is not None:
+            shown = among("member.tag", "text", list(tags))
+            self._add(shown.sql, *shown.parameters)
 
     def _weigh(self, tags: Sequence[str] | None) -> None:
         chosen = "" if tags is None else "WHERE "
@@ -381,6 +402,44 @@ class _Query:
     def _add(self, condition: str, *parameters: Any) -> None:
         self._conditions.append(condition)
         self.parameters += parameters
+
+
+def _days_condition(
+    filters: Filters, table: str, ranges: Sequence[tuple[date, date]]
+) -> tuple[str, list[Any]]:
+    """Return the condition for rows of a daily rollup to be of these days."""
+    if filters.customers is None:
+        # The primary key finds the days, where nothing finds less.
+        return days_condition(f"{table}id", ranges)
+    each = f"({table}day >= %s AND {table}day <= %s)"  # the index by customer has the day
+    return f"({' OR '.join([each] * len(ranges))})", [day for pair in ranges for day in pair]
+
+
+def _rows(statement: str, parameters: Sequence[Any]) -> list[tuple]:
+    with _tuned(), connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchall()
+
+
+@contextlib.contextmanager
+def _tuned() -> Iterator[None]:
+    """Have PostgreSQL plan statements as reports need it."""
+    if connection.vendor != "postgresql" or connection.in_atomic_block:
+        yield  # `one_instant` has done so
+        return
+    with transaction.atomic():
+        _tune()
+        yield
+
+
+def _tune() -> None:
+    with connection.cursor() as cursor:
+        # Compiling a statement takes longer than it saves: most are of a few thousand rows. A hundred
+        # thousand names are added up in memory. And a page takes one core, not all of what books calls.
+        cursor.execute(
+            "SELECT set_config('jit', 'off', true), set_config('work_mem', '64MB', true), "
+            "set_config('max_parallel_workers_per_gather', '0', true)"
+        )
 
 
 def _smallest(filters: Filters, dimensions: set[str]) -> Rollup:
@@ -438,10 +497,14 @@ def _date(value: date | str) -> date:
 
 
 class Ranking(NamedTuple):
-    """The names of one page in their order, and how many names there are in all."""
+    """The names of one page in their order, and how many names there are in all.
+
+    of: None where that was not counted, as there are so many.
+    """
 
     names: list[str]
-    of: int
+    of: int | None
+    has_more: bool = False  # behind these
 
 
 class Amounts(NamedTuple):
@@ -484,8 +547,32 @@ def ranked(
     alike: names that are found besides (a key is known by another name than its id).
     Raises: BadReport.
     """
+    with remembered():
+        return _ranked(
+            filters, dimension, order, search, alike, ascending=ascending, limit=limit, offset=offset
+        )
+
+
+def _ranked(
+    filters: Filters,
+    dimension: Dimension,
+    order: str,
+    search: str,
+    alike: Sequence[str],
+    *,
+    ascending: bool,
+    limit: int,
+    offset: int,
+    is_counted: bool = False,
+) -> Ranking:
+    is_first = dimension == "customer" and order == "charge" and not ascending and not search
+    if is_first and not is_counted:
+        found = _most_charged(filters, offset + limit + 1, with_none=False)
+        if found is not None and (len(found) > offset or not offset):
+            return Ranking(found[offset:][:limit], None, len(found) > offset + limit)
     query = _Query(filters, (dimension,), adding=_RANKED_BY.get(order, ()))
     name = query.column(dimension)
+    having = ""
     if dimension == "key":
         if search:
             query._among("key_id", [_key(each) for each in alike], type_="uuid")
@@ -493,18 +580,98 @@ def ranked(
         query._add(f"{name} <> %s", "")
         if search:
             pattern = "%" + re.sub(r"([\\%_])", r"\\\1", search.lower()) + "%"
-            found = among(name, "text", list(alike))
-            query._add(f"(LOWER({name}) LIKE %s ESCAPE '\\' OR {found.sql})", pattern, *found.parameters)
+            known = among(name, "text", list(alike))
+            # Optimization: a name is compared once, not for each of its spans.
+            having = f" HAVING LOWER({name}) LIKE %s ESCAPE '\\' OR {known.sql}"
+            query.parameters += [pattern, *known.parameters]
+    sorting = _ranking(query, order, name, ascending=ascending)
     rows = query.rows(
-        f"SELECT {name}, COUNT(*) OVER () FROM {query.source} WHERE {query.condition} GROUP BY {name} "
-        f"ORDER BY {_ranking(query, order, name, ascending=ascending)} LIMIT %s OFFSET %s",
+        f"SELECT {name}, COUNT(*) OVER () FROM {query.source} WHERE {query.condition} "
+        f"GROUP BY {name}{having} ORDER BY {sorting} LIMIT %s OFFSET %s",
         limit,
         offset,
     )
     if not rows and offset:
-        of = ranked(filters, dimension, order=order, search=search, alike=alike, limit=1).of
+        terms: dict[str, Any] = {"ascending": ascending, "limit": 1, "offset": 0, "is_counted": True}
+        of = _ranked(filters, dimension, order, search, alike, **terms).of
         return Ranking([], of)
-    return Ranking([_name(dimension, row[0]) for row in rows], rows[0][1] if rows else 0)
+    of = rows[0][1] if rows else 0
+    return Ranking([_name(dimension, row[0]) for row in rows], of, has_more=of > offset + len(rows))
+
+
+# Of so many rows the names are not counted, and those that were charged most not looked for among all.
+_MANY_ROWS = 50_000
+_FIRST_TRIED = 100  # of each part
+_MOST_TRIED = 20_000
+
+
+def _most_charged(filters: Filters, number: int, *, with_none: bool) -> list[str] | None:
+    """Return the `number` customers that were charged most, all other filters aside; None where it is
+    as well to add up all of them.
+
+    Fagin's threshold: a customer that is among the first of no part of the report was charged, in all,
+    at most the sum of what the last of those was. Who was charged more is known to come before it.
+    """
+    days = Filters(start=filters.start, end=filters.end)
+    if connection.vendor != "postgresql" or filters != days:
+        return None
+    parts = parts_of(filters.start, filters.end, by_day=False)
+    if not parts.spans or not _has_many_rows(parts):
+        return None
+    first = max(2 * number, _FIRST_TRIED)
+    while first <= _MOST_TRIED:  # where few differ the last of a part is charged as much as the first
+        rows = _rows(*_first_of_each_part(parts, first, number, with_none=with_none))
+        is_complete = not rows or rows[0][3]
+        if is_complete or (len(rows) == number and rows[-1][1] > rows[-1][2]):
+            return [row[0] for row in rows]
+        first *= 4
+    return None
+
+
+def _has_many_rows(parts: Parts) -> bool:
+    table = SummaryByCustomer._meta.db_table
+    [(rows,)] = _rows(
+        f"SELECT COUNT(*) FROM (SELECT FROM {table} WHERE span = ANY(%s) LIMIT {_MANY_ROWS}) AS found",
+        [parts.spans],
+    )
+    return rows == _MANY_ROWS
+
+
+def _first_of_each_part(parts: Parts, first: int, number: int, *, with_none: bool) -> tuple[str, list[Any]]:
+    """Return a statement for (customer, charge, the most of one that is not considered, whether all are)."""
+    table = SummaryByCustomer._meta.db_table
+    condition, ids = days_condition("id", parts.open) if parts.open else ("1 = 0", [])
+    return (
+        f"""
+        WITH of_span AS MATERIALIZED (
+            SELECT span, most.* FROM unnest(%s::int[]) AS given(span) CROSS JOIN LATERAL (
+                SELECT customer_id, charge FROM {table} AS summary WHERE summary.span = given.span
+                ORDER BY charge DESC LIMIT {first}) AS most
+        ), of_days AS MATERIALIZED (
+            SELECT customer_id, {summed("charge")} AS charge FROM {SPEND.table} WHERE {condition}
+            GROUP BY customer_id
+        ), most_of_days AS MATERIALIZED (
+            SELECT customer_id, charge FROM of_days ORDER BY charge DESC LIMIT {first}
+        ), considered AS MATERIALIZED (
+            SELECT customer_id FROM of_span UNION SELECT customer_id FROM most_of_days
+        ), last AS (
+            SELECT COUNT(*) = {first} AS is_cut, GREATEST(MIN(charge), 0) AS charge FROM of_span GROUP BY span
+            UNION ALL SELECT COUNT(*) = {first}, GREATEST(MIN(charge), 0) FROM most_of_days
+        )
+        SELECT customer_id, {summed("charge")} AS charge,
+            (SELECT COALESCE(SUM(charge) FILTER (WHERE is_cut), 0) FROM last),
+            (SELECT NOT bool_or(is_cut) FROM last)
+        FROM (
+            SELECT considered.customer_id, of_one.charge FROM considered CROSS JOIN LATERAL (
+                SELECT {summed("charge")} AS charge FROM {table} AS summary
+                WHERE summary.customer_id = considered.customer_id AND summary.span = ANY(%s)) AS of_one
+            UNION ALL SELECT customer_id, charge FROM of_days
+            WHERE customer_id IN (SELECT customer_id FROM considered)
+        ) AS parts {"" if with_none else "WHERE customer_id <> ''"} GROUP BY customer_id
+        ORDER BY charge DESC, customer_id LIMIT {number}
+        """,
+        [parts.spans, *ids, parts.spans],
+    )
 
 
 def amounts_by_day(filters: Filters, dimension: Dimension) -> dict[str, dict[date, Amounts]]:
@@ -512,7 +679,7 @@ def amounts_by_day(filters: Filters, dimension: Dimension) -> dict[str, dict[dat
     query = _Query(filters, ("day", dimension), adding=("cost", "charge"))
     name = query.column(dimension)
     rows = query.rows(
-        f"SELECT {name}, day, CAST(SUM(cost) AS bigint), CAST(SUM(charge) AS bigint) FROM {query.source} "
+        f"SELECT {name}, day, {summed('cost')}, {summed('charge')} FROM {query.source} "
         f"WHERE {query.condition} GROUP BY {name}, day"
     )
     found: dict[str, dict[date, Amounts]] = {}
@@ -527,7 +694,7 @@ def amounts(filters: Filters, dimension: Dimension) -> dict[str, Amounts]:
     query = _Query(filters, (dimension,), adding=("cost", "charge"))
     name = query.column(dimension)
     rows = query.rows(
-        f"SELECT {name}, CAST(SUM(cost) AS bigint), CAST(SUM(charge) AS bigint) FROM {query.source} "
+        f"SELECT {name}, {summed('cost')}, {summed('charge')} FROM {query.source} "
         f"WHERE {query.condition} GROUP BY {name}"
     )
     return {
@@ -586,10 +753,14 @@ def _ranking(query: _Query, order: str, name: str, *, ascending: bool) -> str:
     if order == "rate":
         amount = "charge" if query.is_charged else "cost"
         # A whole number: neither database then rounds what it compares.
-        rate = f"SUM({amount}) * 1000 / NULLIF(SUM({_TOTAL_TOKENS}), 0)"
+        rate = f"{summed(amount)} * 1000 / NULLIF({_sum_of(_TOKENS)}, 0)"
         return f"({rate}) IS NULL, {rate} {direction}, {name}"
-    summed = _TOTAL_TOKENS if order == "total_tokens" else order
-    return f"SUM({summed}) {direction}, {name}"
+    return f"{_sum_of(_RANKED_BY[order])} {direction}, {name}"
+
+
+def _sum_of(columns: Iterable[str], times: str = "") -> str:
+    """Return what adds up several columns. times: what each row counts. A null would make their sum null."""
+    return "(" + " + ".join(summed(f"{column}{times}") for column in columns) + ")"
 
 
 @contextlib.contextmanager
@@ -601,9 +772,7 @@ def one_instant() -> Iterator[None]:
     elif connection.vendor == "postgresql":
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            # Compiling a statement takes longer than it saves: most are of a few thousand rows.
-            cursor.execute("SET LOCAL jit = off")
-            cursor.execute("SET LOCAL work_mem = '64MB'")  # a hundred thousand names are added up in memory
+            _tune()
             with remembered():
                 yield
     else:
@@ -619,18 +788,18 @@ def one_instant() -> Iterator[None]:
 
 # -- for the API: by several dimensions at once ------------------------------------------
 
-_PROMPT_TOKENS = "input_uncached + cache_read + cache_write_5m + cache_write_1h + input_audio + input_image"
-_COMPLETION_TOKENS = "output_text + reasoning + output_audio + output_image"
-_TALLIED = (
-    "cost", "charge", "calls", "failed_calls", "unpriced_calls", "estimated_calls", "cache_hits",
-    _PROMPT_TOKENS, _COMPLETION_TOKENS, "cache_read", "cache_write_5m + cache_write_1h",
+_PROMPT_TOKENS = (
+    "input_uncached", "cache_read", "cache_write_5m", "cache_write_1h", "input_audio", "input_image",
 )  # fmt: skip
-
-
-_ADDED_TO_TALLIES = (
-    *(name for name in SUMS if name in _TALLIED),
-    *(name for name in _TOKENS if name != "cache_read"),
+_COMPLETION_TOKENS = ("output_text", "reasoning", "output_audio", "output_image")
+_TALLIED = (
+    *((name,) for name in SUMS[:7]),
+    _PROMPT_TOKENS,
+    _COMPLETION_TOKENS,
+    ("cache_read",),
+    ("cache_write_5m", "cache_write_1h"),
 )
+_ADDED_TO_TALLIES = (*SUMS[:7], *_TOKENS)
 
 
 class Tally(NamedTuple):
@@ -675,7 +844,7 @@ def grouped(filters: Filters, dimensions: Sequence[Dimension], *, per_tag: bool 
     query = _Query(filters, dimensions, per_tag=per_tag, adding=_ADDED_TO_TALLIES)
     columns = [query.column(dimension) for dimension in dimensions]
     times = " * weight.tags" if per_tag else ""
-    sums = ", ".join(f"CAST(COALESCE(SUM(({each}){times}), 0) AS bigint)" for each in _TALLIED)
+    sums = ", ".join(_sum_of(each, times) for each in _TALLIED)
     by_columns = f" GROUP BY {', '.join(columns)}" if columns else ""
     rows = query.rows(
         f"SELECT {', '.join([*columns, sums])} FROM {query.source} WHERE {query.condition}{by_columns}"

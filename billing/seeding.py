@@ -3,8 +3,9 @@ Demo data: a log as a busy gateway would have it, and everything derived from it
 
 Who calls follows Zipf's law (the n-th customer calls 1/n as often as the first); when,
 the hours of an office day. Costs are those of the price rows that the rows name, so that
-each can be explained. Only the log is written here: `reconciliation.repair` then makes
-totals and rollups of it, as it would after a loss; and days that are over are closed.
+each can be explained. Where nothing is booked yet PostgreSQL itself draws them
+(`seeding_in_sql.py`); else only the log is written here, and `reconciliation.repair` makes
+totals and rollups of it, as it would after a loss. Then days that are over are closed.
 """
 
 import random
@@ -24,6 +25,7 @@ from billing.partitions import ensure_partitions, month_start, next_month
 from billing.price_sources import canonical_model, load_genai_prices
 from billing.pricing import PriceBook, ResolvedPrice
 from billing.reconciliation import repair
+from billing.seeding_in_sql import can_seed, seed_in_sql
 from billing.summaries import close_days
 from billing.usage import NO_USAGE, Usage
 from customers.ids import uuid7_bytes
@@ -43,9 +45,14 @@ _FAVOURITE = 0.9  # of a caller's calls are for one model
 _to_json = msgspec.json.Encoder().encode
 
 _CALLER_COLUMNS = ("customer_id", "key_id", "team_id", "user_id", "tags", "client_tool", "user_agent")
+_TAGS = _CALLER_COLUMNS.index("tags")
 _TIME_COLUMNS = ("id", "started_at", "ended_at")
 _SHAPE_COLUMNS = tuple(name for name in LOG_COLUMNS if name not in (*_TIME_COLUMNS, *_CALLER_COLUMNS))
 _COLUMNS = (*_TIME_COLUMNS, *_CALLER_COLUMNS, *_SHAPE_COLUMNS)
+_READ_BY_PAGES = (
+    "billing_spendlog", "billing_dailyspend", "billing_dailyoverview", "billing_spendtotal",
+    "customers_customer",
+)  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -104,15 +111,45 @@ def seed(*, rows: int, customers: int, days: int, at: datetime, progress: Progre
     load_genai_prices(at=at)
     callers = [f"customer-{number:06d}" for number in range(1, customers + 1)]
     _make_customers(callers, progress)
-    _make_partitions(at - timedelta(days=days), at)
-    written = 0
-    for lines in _lines(rows, _callers(callers, dice), _shapes(at, dice), days, at, dice):
-        _write(lines)
-        written += len(lines)
-        progress("logs", written, rows)
-    repair(at=at, progress=progress)
+    if can_seed():
+        _seed_in_sql(rows, _callers(callers, dice), _shapes(at, dice), days, at, progress)
+    else:
+        _make_partitions(at - timedelta(days=days), at)
+        written = 0
+        for lines in _lines(rows, _callers(callers, dice), _shapes(at, dice), days, at, dice):
+            _write(lines)
+            written += len(lines)
+            progress("calls", written, rows)
+        repair(at=at, progress=progress)
     if connection.vendor == "postgresql":
         close_days(at=at, progress=progress)
+
+
+def _seed_in_sql(
+    rows: int,
+    callers: Sequence["Caller"],
+    shapes: Mapping[str, Sequence["Shape"]],
+    days: int,
+    at: datetime,
+    progress: Progress,
+) -> None:
+    seed_in_sql(
+        callers=callers,
+        caller_columns=_CALLER_COLUMNS,
+        shapes=shapes,
+        shape_columns=_SHAPE_COLUMNS,
+        days=[day for day in _days(rows, days, at) if day[1]],
+        hours=_HOURS,
+        favourite=_FAVOURITE,
+        tag_sets={tuple(msgspec.json.decode(caller.values[_TAGS])) for caller in callers},
+        rows=rows,
+        progress=progress,
+    )
+    for table in _READ_BY_PAGES:
+        with connection.cursor() as cursor:
+            if not connection.in_atomic_block:
+                cursor.execute(f"VACUUM (ANALYZE) {table}")  # pages are as fast then as a day later
+        progress("tables vacuumed", _READ_BY_PAGES.index(table) + 1, len(_READ_BY_PAGES))
 
 
 def _make_customers(ids: Sequence[str], progress: Progress) -> None:

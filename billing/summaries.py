@@ -11,6 +11,7 @@ nightly closing reports are as right, and slower.
 """
 
 import contextlib
+import logging
 from calendar import monthrange
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
@@ -19,23 +20,29 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 
 from billing.bulk import among
 from billing.models import (
     ClosedSpan,
     DailyOverview,
+    SummaryByCaller,
     SummaryByCustomer,
+    SummaryByCustomerAndModel,
     SummaryByKey,
     SummaryByModel,
+    SummaryByTags,
     SummaryByTagsAndModel,
     SummaryByTagsAndUser,
     SummaryByUser,
+    SummaryByUserAndModel,
     SummaryWithoutCustomer,
 )
 from billing.models.daily_spend import SUMS
 from billing.models.summary import Summary as SummaryRow
-from billing.rollups import DAY_LOCKS, OVERVIEW, SPEND, Rollup
+from billing.rollups import DAY_LOCKS, OVERVIEW, SPEND, Rollup, summed
+
+logger = logging.getLogger(__name__)
 
 _LENGTHS = (4, 16)  # days, counted from the first of the month
 _LONGEST = 32
@@ -64,12 +71,16 @@ def _summary(model: type[SummaryRow], rollup: Rollup, made_of: type[SummaryRow] 
 # The smallest first: a report reads the first that has all it asks for.
 SUMMARIES = (
     _summary(SummaryByModel, OVERVIEW),
+    _summary(SummaryByTags, SPEND, SummaryWithoutCustomer),
+    _summary(SummaryByUser, SPEND, SummaryWithoutCustomer),
     _summary(SummaryByKey, OVERVIEW),
     _summary(SummaryByTagsAndModel, SPEND, SummaryWithoutCustomer),
-    _summary(SummaryByUser, SPEND, SummaryWithoutCustomer),
+    _summary(SummaryByUserAndModel, SPEND, SummaryWithoutCustomer),
     _summary(SummaryByTagsAndUser, SPEND, SummaryWithoutCustomer),
     _summary(SummaryWithoutCustomer, SPEND),
-    _summary(SummaryByCustomer, SPEND),
+    _summary(SummaryByCustomer, SPEND, SummaryByCaller),
+    _summary(SummaryByCustomerAndModel, SPEND),
+    _summary(SummaryByCaller, SPEND),
 )
 
 
@@ -161,6 +172,9 @@ def remembered() -> Iterator[None]:
 
     What is opened meanwhile keeps its rows until it is closed again: they are then as of before.
     """
+    if _remembered.get() is not None:
+        yield
+        return
     token = _remembered.set({})
     try:
         yield
@@ -179,7 +193,8 @@ def smallest(columns: Collection[str]) -> Summary | None:
 def close_days(*, at: datetime, progress: Progress | None = None) -> int:
     """Close all spans whose days are over and that are not closed; return how many. at: now.
 
-    A transaction for each; only bookings into one of its days wait for it.
+    A transaction for each; only bookings into one of its days wait for it. What was written is vacuumed
+    then, where no transaction is under way: an index alone can answer only for pages that were.
     """
     first = DailyOverview.objects.order_by("pk").values_list("day", flat=True).first()
     last = (at - _CLOSED_AFTER).astimezone(ZoneInfo(settings.REPORTING_TIME_ZONE)).date() - timedelta(days=1)
@@ -191,14 +206,25 @@ def close_days(*, at: datetime, progress: Progress | None = None) -> int:
         _close(span, at)
         if progress is not None:
             progress("summaries", number, len(wanted))
+    if wanted and connection.vendor == "postgresql" and not connection.in_atomic_block:
+        _vacuum()
     return len(wanted)
+
+
+def _vacuum() -> None:
+    for table in ("billing_closedspan", *(summary.table for summary in SUMMARIES)):
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"VACUUM (ANALYZE, SKIP_LOCKED) {table}")
+        except DatabaseError as error:  # autovacuum comes later
+            logger.warning("table %s was not vacuumed: %s", table, error)
 
 
 def _spans(first: date, last: date) -> Iterator[Span]:
     """Return all spans of [first, last], the short ones first: the others are made of them."""
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     spans = [span for day in days for span in spans_from(day) if span.last_day <= last]
-    yield from sorted(spans, key=lambda span: (span.days > 1, span))
+    yield from sorted(spans, key=lambda span: (span.days, span))
 
 
 def _close(span: Span, at: datetime) -> None:
@@ -207,32 +233,38 @@ def _close(span: Span, at: datetime) -> None:
             for part in span.parts:
                 cursor.execute(f"SELECT pg_advisory_xact_lock({DAY_LOCKS}, %s::int)", [part.day.toordinal()])
             cursor.execute("SET LOCAL work_mem = '64MB'")  # what is added up fits into memory
-        if ClosedSpan.objects.filter(pk=span.id).exists():
+            cursor.execute("SET LOCAL jit = off")
+        closed = _closed(span.day, span.last_day)
+        if span.id in closed:
             return  # by somebody else
-        if span.days > 1:
-            parts = [part.id for part in span.parts]
-            if ClosedSpan.objects.filter(pk__in=parts).count() != span.days:
-                return  # one of them was opened again: the next time
+        parts = _parts_of(span.day, span.last_day, closed, by_day=False)
+        if span.days > 1 and parts.open:
+            return  # one of its days was opened again: the next time
         # Those that others are made of come first.
         for summary in sorted(SUMMARIES, key=lambda each: each.made_of != each.rollup.table):
             cursor.execute(f"DELETE FROM {summary.table} WHERE span = %s", [span.id])  # noqa: S608  our own
-            _add_up(cursor, summary, span)
+            _add_up(cursor, summary, span, parts.spans)
         ClosedSpan.objects.create(pk=span.id, day=span.day, last_day=span.last_day, closed_at=at)
 
 
-def _add_up(cursor: Any, summary: Summary, span: Span) -> None:
+def _add_up(cursor: Any, summary: Summary, span: Span, parts: Sequence[int]) -> None:
+    """Write a span's rows of a summary. parts: the closed spans that a longer one is made of."""
     names, sums = ", ".join(summary.dimensions), ", ".join(SUMS)
-    added = ", ".join(f"CAST(SUM({name}) AS bigint)" for name in SUMS)
+    added = ", ".join(
+        summed(name) if name in ("cost", "charge") else f"NULLIF({summed(name)}, 0)" for name in SUMS
+    )
+    # Those that are asked for most often lie side by side.
+    order = f" ORDER BY {summed('charge')} DESC" if "customer_id" in summary.dimensions else ""
     if span.days == 1 and summary.made_of == summary.rollup.table:
         table, condition, parameters = summary.made_of, *days_condition("id", [(span.day, span.day)])
     elif span.days == 1:
         table, condition, parameters = summary.made_of, "span = %s", [span.id]
     else:
-        which = among("span", "int", [part.id for part in span.parts])
+        which = among("span", "int", parts)
         table, condition, parameters = summary.table, which.sql, which.parameters
     cursor.execute(
         f"INSERT INTO {summary.table} (span, day, {names}, {sums}) "  # noqa: S608  the names are our own
-        f"SELECT %s, {_date()}, {names}, {added} FROM {table} WHERE {condition} GROUP BY {names}",
+        f"SELECT %s, {_date()}, {names}, {added} FROM {table} WHERE {condition} GROUP BY {names}{order}",
         [span.id, span.day, *parameters],
     )
 

@@ -692,14 +692,14 @@ class RankingTests(TestCase):
             ("rate", ["100%", "acme", "idle"]),
         ):  # fmt: skip
             with self.subTest(order=order):
-                self.assertEqual(self.ranked(order=order), (expected, 3))
+                self.assertEqual(self.ranked(order=order)[:2], (expected, 3))
 
     def test_what_has_no_rate_is_last_in_either_order(self):
         self.assertEqual(self.ranked(order="rate", ascending=True).names, ["acme", "100%", "idle"])
 
     def test_a_page_knows_of_the_others_also_where_it_is_too_far(self):
-        self.assertEqual(self.ranked(limit=1, offset=1), (["100%"], 3))
-        self.assertEqual(self.ranked(limit=1, offset=7), ([], 3))
+        self.assertEqual(self.ranked(limit=1, offset=1), (["100%"], 3, True))
+        self.assertEqual(self.ranked(limit=1, offset=7)[:2], ([], 3))
 
     def test_a_search_is_for_a_part_and_not_for_a_pattern(self):
         self.assertEqual(self.ranked(search="0%").names, ["100%"])

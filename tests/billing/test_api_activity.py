@@ -200,7 +200,7 @@ class FigureTests(ActivityTestCase):
             self.assertEqual((whole["metadata"]["total_pages"], whole["metadata"]["has_more"]), (1, False))
 
     def test_the_number_of_queries_does_not_grow(self):
-        for kind, queries in (("user", 10), ("team", 10), ("customer", 10), ("tag", 10)):
+        for kind, queries in (("user", 11), ("team", 11), ("customer", 11), ("tag", 11)):
             for page_size in (1, 4):
                 with self.subTest(kind=kind, page_size=page_size), self.assertNumQueries(queries):
                     self.activity(kind, page_size=page_size)

@@ -12,6 +12,7 @@ from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F, Value
+from django.db.models.functions import Coalesce
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from billing.adjustments import adjust, initial_spend
@@ -166,7 +167,8 @@ class DriftTests(TestCase):
             close_days(at=NOON + timedelta(days=90))  # a repair of a day opens it
             row = table.objects.order_by("pk").last()
             table.objects.filter(pk=row.pk).update(
-                **{name: F(name) + (NANO if name in MONEY else 1) for name in columns}
+                # Summaries have null for 0.
+                **{name: F(name) + NANO if name in MONEY else Coalesce(F(name), 0) + 1 for name in columns}
             )
 
             with mock.patch("billing.reconciliation.EXAMPLES", 1000):

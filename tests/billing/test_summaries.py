@@ -5,12 +5,14 @@ import uuid
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import product
+from unittest import mock
 
 from django.db import connection, connections
 from django.db.models import F, Value
 from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
+from billing import reports
 from billing.adjustments import adjust
 from billing.models import (
     Adjustment,
@@ -24,6 +26,7 @@ from billing.models import (
 from billing.models.daily_spend import SUMS
 from billing.reconciliation import compare, repair
 from billing.reports import Filters, amounts_by_day, by, by_day, grouped, ranked, tally, totals, untagged
+from billing.rollups import summed
 from billing.summaries import SUMMARIES, Span, close_days, parts_of, smallest, spans_from
 from customers.money import UsdField
 from tests.billing.making import NOON, book_calls, make_call, nano
@@ -126,14 +129,18 @@ class SpanTests(SimpleTestCase):
             (set(), "billing_summarybymodel"),
             ({"day", "model"}, "billing_summarybymodel"),
             ({"key_id", "model"}, "billing_summarybykey"),
-            ({"tag_set_id"}, "billing_summarybytagsandmodel"),
+            ({"tag_set_id"}, "billing_summarybytags"),
+            ({"tag_set_id", "model"}, "billing_summarybytagsandmodel"),
             ({"user_id"}, "billing_summarybyuser"),
             ({"user_id", "tag_set_id"}, "billing_summarybytagsanduser"),
-            ({"user_id", "provider"}, "billing_summarywithoutcustomer"),
+            ({"user_id", "provider"}, "billing_summarybyuserandmodel"),
+            ({"user_id", "deployment_id"}, "billing_summarywithoutcustomer"),
             ({"customer_id"}, "billing_summarybycustomer"),
+            ({"customer_id", "model"}, "billing_summarybycustomerandmodel"),
+            ({"customer_id", "client_tool"}, "billing_summarybycaller"),
         ):
             self.assertEqual(smallest(columns).table, summary)
-        self.assertIsNone(smallest({"customer_id", "model"}))
+        self.assertIsNone(smallest({"customer_id", "key_id", "model"}))
 
 
 class ReportTests(TestCase):
@@ -156,6 +163,26 @@ class ReportTests(TestCase):
         for number, (one, other) in enumerate(zip(found, expected, strict=True)):
             if one != other:  # a difference of everything at once takes minutes to be written
                 self.assertEqual(one, other, f"report {number}")
+
+    def test_the_customers_charged_most_are_the_same_without_adding_up_all(self):
+        asked = [of(), of(date(2026, 7, 1), date(2026, 7, 31)), of(date(2026, 6, 23), LAST)]
+
+        def charged_most() -> list:
+            ranks = [ranked(each, "customer", order="charge", limit=2, offset=n).names
+                     for each in asked for n in range(5)]  # fmt: skip
+            return [*ranks, *(by(each, "customer", limit=n) for each in asked for n in (1, 3, 20))]
+
+        expected = charged_most()
+        close_days(at=AFTER)
+        ClosedSpan.objects.filter(day__lte=date(2026, 7, 25), last_day__gte=date(2026, 7, 25)).delete()
+        for many, most in ((1, 20_000), (1, 2), (1_000_000, 20_000)):
+            with mock.patch.multiple(reports, _MANY_ROWS=many, _MOST_TRIED=most, _FIRST_TRIED=2):
+                self.assertEqual(charged_most(), expected)
+        with mock.patch.object(reports, "_MANY_ROWS", 1):
+            page = ranked(of(), "customer", order="charge", limit=2, offset=1)
+            if connection.vendor == "postgresql":
+                self.assertEqual((page.of, page.has_more), (None, True))
+            self.assertIsNotNone(ranked(of(), "customer", order="charge", limit=2, offset=100).of)
 
     def test_a_long_report_reads_a_few_spans(self):
         close_days(at=AFTER)
@@ -278,13 +305,13 @@ class ReconcilingTests(TestCase):
     def test_every_sum_is_in_every_summary(self):
         for summary in SUMMARIES:
             with connection.cursor() as cursor:
-                listed = ", ".join(f"SUM({name})" for name in SUMS)
+                listed = ", ".join(map(summed, SUMS))
                 days = [Span(day, 1).id for day in _days()]
                 marks = ", ".join(["%s"] * len(days))
                 cursor.execute(f"SELECT {listed} FROM {summary.table} WHERE span IN ({marks})", days)
-                summed = cursor.fetchone()
+                found = cursor.fetchone()
                 cursor.execute(f"SELECT {listed} FROM {DailyOverview._meta.db_table}")
-                self.assertEqual(summed, cursor.fetchone(), summary.table)
+                self.assertEqual(found, cursor.fetchone(), summary.table)
 
 
 def _days() -> list[date]:
