@@ -234,7 +234,7 @@ def _tested(tests: list[tuple[str, WebhookEndpoint | None, Tested]]) -> Response
     first = failed[0]
     why = first["error"] or f"it answered {first['http_status']}"
     message = f"The test event did not arrive at {first['receiver']}: {why}"
-    return Response({"status": "failure", "message": message, "results": results}, status=502)
+    return Response({"status": "failure", "message": message, "results": results}, status=422)
 
 
 class Deliveries(WebhookView):

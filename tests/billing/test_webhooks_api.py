@@ -177,7 +177,7 @@ class TestingTests(ApiTestCase):
         with posting_to(Receiver(lambda request: httpx.Response(503, text="later"))):
             response = self.post("/webhook/test", {"webhook_id": endpoint.pk})
 
-        self.assertEqual((response.status_code, response.json()["status"]), (502, "failure"))
+        self.assertEqual((response.status_code, response.json()["status"]), (422, "failure"))
         self.assertEqual(response.json()["results"][0]["answer"], "later")
         delivery = Delivery.objects.get()
         self.assertEqual((delivery.state, delivery.attempts, delivery.next_attempt_at), ("failed", 1, None))
