@@ -225,13 +225,10 @@ def _rows_of(asks: Sequence[Ask], known: KnownPeriods) -> list[list[KnownPeriod]
     }
     if unknown:
         known.learn(ensure_periods(unknown))
-    rows = []
-    for ask in asks:
-        found = [known.find(claim.period, ask.started_us) for claim in ask.claims]
-        if None in found:
-            raise ValueError("a claim's period does not contain the start of its call")
-        rows.append(found)
-    return rows  # type: ignore[return-value]
+    rows = known_rows(asks, known)
+    if rows is None:
+        raise ValueError("a claim's period does not contain the start of its call")
+    return rows
 
 
 def _admit_all(
