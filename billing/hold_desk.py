@@ -25,8 +25,9 @@ from typing import NamedTuple
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from billing import holds
-from billing.hold_line import HoldLine, LineBroken, Rows
-from billing.holds import Ask, Granted, Refused, Together
+from billing.hold_line import HoldLine, LineBroken
+from billing.hold_statement import Answer, Together
+from billing.holds import Ask, Granted, Refused
 from billing.periods import KnownPeriods
 from billing.write_turn import WriteTurn
 
@@ -38,8 +39,8 @@ _BATCH = 64
 _AWAY_SECONDS = 1.0  # after a failure nobody is asked for so long
 _IDLE_SECONDS = 0.5
 _HANGS_SECONDS = 4.0  # longer than its own timeouts let a living database take (holds.py)
-_GATHER_SECONDS = 0.003  # for more asks, where the last batch had at least so many:
-_GATHER_FROM = 3
+_GATHER_SECONDS = 0.002  # for more asks, where the last batch had at least so many:
+_GATHER_FROM = 6
 _LINE_SECONDS = 5.0  # between attempts to open a line
 _LOCK_TIMEOUT = "55P03"
 
@@ -165,7 +166,7 @@ class HoldDesk(threading.Thread):
         rows = holds.known_rows(asks, self._known)
         return None if rows is None else Together.of(asks, rows, self._lease_s)
 
-    def _line_answered(self, batch: list[_Waiting], together: Together, answer: Rows | Exception) -> None:
+    def _line_answered(self, batch: list[_Waiting], together: Together, answer: Answer | Exception) -> None:
         self._on_line = []
         if isinstance(answer, LineBroken):
             # The answer to the commit may be what was lost.

@@ -10,19 +10,17 @@ one batch at a time, libpq's own functions that never wait. All else is the desk
 """
 
 import asyncio
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg import pq
 
-from billing.holds import ADMIT_TOGETHER, make_impatient
+from billing.hold_statement import ADMIT_TOGETHER, Answer
+from billing.holds import make_impatient
 
 _NAME = b"admit_together"
-
-Rows = list[tuple[bool, int, int, int]]
+_BINARY = [1]
 
 
 class LineBroken(Exception):
@@ -45,7 +43,7 @@ class HoldLine:
         try:
             make_impatient(wrapper)
             self._pgconn = self._connection.pgconn
-            prepared = self._pgconn.prepare(_NAME, _numbered(ADMIT_TOGETHER))
+            prepared = self._pgconn.prepare(_NAME, ADMIT_TOGETHER.encode())
             if prepared.status != pq.ExecStatus.COMMAND_OK:
                 raise psycopg.OperationalError(prepared.get_error_message())
             self._pgconn.nonblocking = 1
@@ -54,7 +52,7 @@ class HoldLine:
             self._connection.close()
             raise
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._answer: Callable[[Rows | Exception], None] | None = None
+        self._answer: Callable[[Answer | Exception], None] | None = None
         self._is_writing = False
         self._result: pq.abc.PGresult | None = None
         self.is_open = True
@@ -64,11 +62,11 @@ class HoldLine:
         self._loop = loop
         loop.add_reader(self._socket, self._readable)
 
-    def ask(self, parameters: Sequence[Any], answer: Callable[[Rows | Exception], None]) -> None:
+    def ask(self, parameters: list[bytes], answer: Callable[[Answer | Exception], None]) -> None:
         """Send the statement. `answer` is called once, later: with its rows, LineBroken or NotDecided."""
         self._answer = answer
         try:
-            self._pgconn.send_query_prepared(_NAME, [str(value).encode() for value in parameters])
+            self._pgconn.send_query_prepared(_NAME, parameters, _BINARY * len(parameters))
             self._flush()
         except psycopg.Error as error:
             assert self._loop is not None
@@ -133,7 +131,7 @@ class HoldLine:
         else:
             self._answered(NotDecided(result.get_error_message()))
 
-    def _answered(self, answer: Rows | Exception) -> None:
+    def _answered(self, answer: Answer | Exception) -> None:
         if isinstance(answer, LineBroken):
             self._end()
         waiting, self._answer = self._answer, None
@@ -145,7 +143,7 @@ def _broken(error: Exception) -> LineBroken:
     return LineBroken(str(error))
 
 
-def _rows(result: pq.abc.PGresult) -> Rows:
+def _rows(result: pq.abc.PGresult) -> Answer:
     def number(row: int, column: int) -> int:
         return int(result.get_value(row, column) or 0)
 
@@ -153,9 +151,3 @@ def _rows(result: pq.abc.PGresult) -> Rows:
         (result.get_value(row, 0) == b"t", number(row, 1), number(row, 2), number(row, 3))
         for row in range(result.ntuples)
     ]
-
-
-def _numbered(statement: str) -> bytes:
-    """Return a statement with PostgreSQL's own marks, $1 and so on, for each %s."""
-    first, *rest = statement.split("%s")
-    return (first + "".join(f"${number}{part}" for number, part in zip(itertools.count(1), rest))).encode()

@@ -9,7 +9,6 @@ functions. What becomes of holds whose worker died is in `leases.py`. Amounts ar
 nano-dollars; leases run by the database's clock.
 """
 
-import contextlib
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import connection, transaction
 
-from billing.bulk import Given, among, array, database_time, for_update, given, prepared, timestamp, uuid_text
+from billing.bulk import Given, among, database_time, for_update, given, prepared, timestamp, uuid_text
 from billing.periods import (
     KnownPeriod,
     KnownPeriods,
@@ -198,7 +197,8 @@ def admit(asks: Sequence[Ask], *, lease_s: float, known: KnownPeriods) -> list[G
     """Decide the asks in their order, each under all of its claims, and hold what was granted.
 
     One short transaction that locks nothing but the periods (H10); those used for the
-    first time are made before it, in one of their own. A refusal writes nothing.
+    first time are made before it, in one of their own. A refusal writes nothing. What the
+    event loop asks for itself is one statement instead (`hold_statement.py`).
 
     known: what this thread remembers of periods; it is brought up to date.
     Raises: any database error, with nothing held; but where the connection broke, the
@@ -208,9 +208,7 @@ def admit(asks: Sequence[Ask], *, lease_s: float, known: KnownPeriods) -> list[G
     while True:
         rows = _rows_of(asks, known)
         try:
-            return retried(partial(_admit_all, asks, rows, lease_s)) or retried(
-                partial(_admit, asks, rows, lease_s)
-            )
+            return retried(partial(_admit, asks, rows, lease_s))
         except _Outdated:
             known.forget(claim.period for ask in asks for claim in ask.claims)
 
@@ -231,79 +229,6 @@ def _rows_of(asks: Sequence[Ask], known: KnownPeriods) -> list[list[KnownPeriod]
     return rows
 
 
-def _admit_all(
-    asks: Sequence[Ask], rows: Sequence[Sequence[KnownPeriod]], lease_s: float
-) -> list[Granted | Refused]:
-    """Admit all asks where together they fit; else, and on SQLite, return nothing and write nothing.
-
-    Optimization: nearly every batch fits, and then one statement does what takes a
-    transaction of four. It locks, decides and writes the same rows in the same order.
-    """
-    together = Together.of(asks, rows, lease_s) if connection.vendor == "postgresql" else None
-    if together is None:
-        return []
-    _be_impatient()
-    # One statement is a transaction; within another (a test's) it must be undone alone.
-    alone = transaction.atomic() if connection.in_atomic_block else contextlib.nullcontext()
-    with alone, connection.cursor() as cursor:
-        return together.decisions(prepared(cursor, ADMIT_TOGETHER, together.parameters).fetchall())
-
-
-class Together(NamedTuple):
-    """Asks that are admitted in one statement, `ADMIT_TOGETHER`, or not by it. PostgreSQL only."""
-
-    asks: Sequence[Ask]
-    rows: Sequence[Sequence[KnownPeriod]]
-    parameters: list[Any]
-
-    @classmethod
-    def of(
-        cls, asks: Sequence[Ask], rows: Sequence[Sequence[KnownPeriod]], lease_s: float
-    ) -> "Together | None":
-        """Return None where the statement does not do: what a call is granted depends on its budgets."""
-        if any(ask.max_units for ask in asks):
-            return None
-        sums: dict[int, list[Any]] = {}  # period id → amount, limit, end, whether it counts the charge
-        for ask, found in zip(asks, rows, strict=True):
-            for claim, row in zip(ask.claims, found, strict=True):
-                known = sums.get(row.id)
-                if known is None:
-                    end = None if row.ends_us == float("inf") else timestamp(int(row.ends_us))
-                    sums[row.id] = [ask.amount_nano, claim.limit_nano, end, claim.period.is_charged]
-                else:
-                    known[0] += ask.amount_nano
-                    known[1] = min(known[1], claim.limit_nano)
-        if not sums:
-            return None
-        everyone = [Granted(ask.amount_nano, 0, ()) for ask in asks]
-        periods = [(period_id, *each) for period_id, each in sums.items()]
-        parameters = [
-            *map(array, zip(*periods, strict=True)),
-            array(sorted(sums)),
-            len(sums),
-            lease_s,
-            *map(array, zip(*_holds_of(asks, rows, everyone), strict=True)),
-        ]
-        return cls(asks, rows, parameters)
-
-    def decisions(self, found: Sequence[Sequence[Any]]) -> list[Granted | Refused]:
-        """Return what became of the asks; nothing where they did not fit. found: the statement's rows."""
-        if not found or not found[0][0]:
-            return []
-        spent = {period_id: (cost, charge) for _, period_id, cost, charge in found}
-        return [
-            Granted(
-                ask.amount_nano,
-                0,
-                tuple(
-                    spent[row.id][1 if claim.period.is_charged else 0]
-                    for claim, row in zip(ask.claims, rows, strict=True)
-                ),
-            )
-            for ask, rows in zip(self.asks, self.rows, strict=True)
-        ]
-
-
 def known_rows(asks: Sequence[Ask], known: KnownPeriods) -> list[list[KnownPeriod]] | None:
     """Return the row of each claim of each ask; None where one has to be looked up. Makes no query."""
     rows = []
@@ -318,14 +243,7 @@ def known_rows(asks: Sequence[Ask], known: KnownPeriods) -> list[list[KnownPerio
     return rows
 
 
-_SUM_COLUMNS = (
-    ("bigint", "id"),
-    ("bigint", "held"),
-    ("bigint", "least"),
-    ("timestamptz", "ends_at"),
-    ("boolean", "is_charged"),
-)
-_HOLD_COLUMNS = (
+HOLD_COLUMNS = (
     ("uuid", "call_id"),
     ("bigint", "period_id"),
     ("bigint", "amount"),
@@ -333,37 +251,6 @@ _HOLD_COLUMNS = (
     ("timestamptz", "started_at"),
     ("jsonb", "attribution"),
 )
-
-
-def _arrays(columns: Sequence[tuple[str, str]]) -> str:
-    arrays = ", ".join(f"%s::{type_}[]" for type_, _ in columns)
-    return f"unnest({arrays}) AS given({', '.join(name for _, name in columns)})"
-
-
-_HOLD_NAMES = ", ".join(name for _, name in _HOLD_COLUMNS)
-_SPENT = "CASE WHEN given.is_charged THEN locked.spent_charge ELSE locked.spent_cost END + locked.provisional"
-ADMIT_TOGETHER = f"""
-WITH given AS MATERIALIZED (SELECT * FROM {_arrays(_SUM_COLUMNS)}),
-locked AS MATERIALIZED (
-    SELECT id, ends_at, spent_cost, spent_charge, held, provisional FROM billing_budgetperiod
-    WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE
-),
-fits AS MATERIALIZED (
-    SELECT count(*) = %s AS all_of_them FROM locked JOIN given ON given.id = locked.id
-    WHERE locked.ends_at IS NOT DISTINCT FROM given.ends_at
-    AND {_SPENT} + locked.held + given.held <= given.least AND {_SPENT} < given.least
-),
-moved AS (
-    UPDATE billing_budgetperiod AS period SET held = period.held + given.held, last_limit = given.least
-    FROM given, fits WHERE fits.all_of_them AND period.id = given.id
-),
-made AS (
-    INSERT INTO billing_hold ({_HOLD_NAMES}, lease_expires_at)
-    SELECT {_HOLD_NAMES}, clock_timestamp() + make_interval(secs => %s::double precision)
-    FROM {_arrays(_HOLD_COLUMNS)}, fits WHERE fits.all_of_them
-)
-SELECT fits.all_of_them, locked.id, locked.spent_cost, locked.spent_charge FROM fits, locked
-"""
 
 
 def _admit(
@@ -442,20 +329,20 @@ def decide(ask: Ask, balances: Sequence[Balance]) -> Granted | Refused:
     return Granted(amount, units, tuple(spent_nano))
 
 
-_to_json = msgspec.json.Encoder().encode
+attribution_json = msgspec.json.Encoder().encode
 
 
 def _holds_of(
     asks: Sequence[Ask], rows: Sequence[Sequence[KnownPeriod]], decisions: Sequence[Granted | Refused]
 ) -> list[tuple]:
-    """Return the values of `_HOLD_COLUMNS` for each hold that was granted."""
+    """Return the values of `HOLD_COLUMNS` for each hold that was granted."""
     holds = []
     for ask, found, decision in zip(asks, rows, decisions, strict=True):
         if isinstance(decision, Refused):
             continue
         call_id, journal_id = uuid_text(ask.call_id), ask.journal_id.hex
         started_at = timestamp(ask.started_us)
-        attribution: str | None = _to_json(ask.attribution).decode()
+        attribution: str | None = attribution_json(ask.attribution).decode()
         for row in found:
             holds.append((call_id, row.id, decision.amount_nano, journal_id, started_at, attribution))
             attribution = None
@@ -475,8 +362,8 @@ def _write(cursor: Any, balances: dict[int, Balance], holds: Sequence[tuple], le
         "UPDATE billing_budgetperiod AS period SET held = period.held + given.held, "
         f"last_limit = given.last_limit FROM {moved.sql} WHERE period.id = given.id"
     )
-    held = given(_HOLD_COLUMNS, holds)
-    names = ", ".join(name for _, name in _HOLD_COLUMNS)
+    held = given(HOLD_COLUMNS, holds)
+    names = ", ".join(name for _, name in HOLD_COLUMNS)
     insert = (
         f"INSERT INTO billing_hold ({names}, lease_expires_at) "
         f"SELECT {names}, {database_time(lease_s)} FROM {held.sql}"
