@@ -33,7 +33,7 @@ from tests.provider import ProviderProcess
 
 PAGE = PROJECT_ROOT / "docs" / "benchmarks.md"
 BUSY = 0.5
-KINDS = ("plain", "stream", "budget", "steps")
+KINDS = ("plain", "stream", "budget", "webhooks", "steps")
 
 
 def options() -> argparse.Namespace:
@@ -119,7 +119,7 @@ def _measure_rounds(
         say(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): the figures will be off")
     os.sched_setaffinity(0, {load_core})
     run = _start(wanted, results, folder, stack, measured, load_core)
-    kinds = [wanted.only] if wanted.only else ["plain", "stream", "budget"]
+    kinds = [wanted.only] if wanted.only else KINDS
     say("warming up")
     run.warm_up()
     for number in range(1, wanted.rounds + 1):
@@ -132,6 +132,9 @@ def _measure_rounds(
         if "budget" in kinds:
             say(f"round {number} of {wanted.rounds}: one hot budget")
             run.budget_round()
+        if "webhooks" in kinds:
+            say(f"round {number} of {wanted.rounds}: webhooks")
+            run.webhook_round()
     say(f"{run.booked:,} plain calls booked, {run.served:,} served; "
         f"{run.streams_booked:,} streams booked, {run.streams_served:,} served")  # fmt: skip
     results.figures, results.threads = run.figures, run.threads

@@ -6,10 +6,19 @@ within each round first. Times are milliseconds.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bench.rounds import BUDGETED, EVENTS, SHARE_OF_MAXIMUM, STREAMS_AT_ONCE, UNBUDGETED, Figures
+from bench.rounds import (
+    BUDGETED,
+    EVENTS,
+    SHARE_OF_MAXIMUM,
+    STREAMS_AT_ONCE,
+    TOLD,
+    UNBUDGETED,
+    UNTOLD,
+    Figures,
+)
 
 DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 DIRECT, NGINX, GATEWAY = "direct", "nginx", "gateway"
@@ -93,6 +102,8 @@ def bars(results: Results) -> list[Bar]:
             percents(of(BUDGETED, "rate"), of(UNBUDGETED, "rate")), 75, " %", at_least=True),
         Bar("p99 added by a hold at 70 % load",
             differences(of(BUDGETED, "open_p99_ms"), of(UNBUDGETED, "open_p99_ms")), 10, " ms"),
+        Bar("requests/s with webhooks on, of those without",
+            percents(of(TOLD, "rate"), of(UNTOLD, "rate")), 90, " %", at_least=True),
     ]  # fmt: skip
     for name, times in (("litellm", 35), ("portkey", 5), ("mlflow", 3)):
         values = ratios(of(name, "cpu_ms"), of(GATEWAY, "cpu_ms"))
@@ -102,9 +113,8 @@ def bars(results: Results) -> list[Bar]:
 
 def page(results: Results) -> str:
     """Return the whole page."""
-    parts = [_head(results), _bars(results), _plain(results), _threads(results), _streamed(results),
-             _budgeted(results), _peers(results), _steps(results), _foot(results)]  # fmt: skip
-    return "\n\n".join(part for part in parts if part) + "\n"
+    sections = (_head, _bars, _plain, _threads, _streamed, _budgeted, _told, _peers, _steps, _foot)
+    return "\n\n".join(part for section in sections if (part := section(results))) + "\n"
 
 
 def _head(results: Results) -> str:
@@ -229,18 +239,8 @@ def _budgeted(results: Results) -> str:
     of = results.of
     if not of(BUDGETED, "rate"):
         return ""
-    figures = (
-        ("requests/s on one core", "rate"),
-        ("CPU per call, ms", "cpu_ms"),
-        ("PostgreSQL's CPU per call, ms", "database_cpu_ms"),
-        ("p50 at 70 %, ms", "open_p50_ms"),
-        ("p99 at 70 %, ms", "open_p99_ms"),
-    )
-    lines = [
-        row(what, spread(of(UNBUDGETED, name)), spread(of(BUDGETED, name)))
-        for what, name in figures
-        if of(BUDGETED, name)
-    ]
+    figures = (*_FLAT_OUT, ("p50 at 70 %, ms", "open_p50_ms"), ("p99 at 70 %, ms", "open_p99_ms"))
+    lines = _beside(results, figures, UNBUDGETED, BUDGETED)
     return "\n".join(
         [
             "## Calls under a budget",
@@ -252,6 +252,38 @@ def _budgeted(results: Results) -> str:
             *table(("figure", "without", "with the budget"), lines),
         ]
     )
+
+
+def _told(results: Results) -> str:
+    if not results.of(TOLD, "rate"):
+        return ""
+    return "\n".join(
+        [
+            "## Calls with webhooks on",
+            "",
+            "A receiver wants the event of every call: it is written, numbered and with the customer's",
+            "total, in the transaction that books the call. Every call has its event. Nobody delivers",
+            "them meanwhile; that is a worker's work, on another core (`make bench-webhooks`).",
+            "",
+            *table(("figure", "off", "on"), _beside(results, _FLAT_OUT, UNTOLD, TOLD)),
+        ]
+    )
+
+
+_FLAT_OUT = (
+    ("requests/s on one core", "rate"),
+    ("CPU per call, ms", "cpu_ms"),
+    ("PostgreSQL's CPU per call, ms", "database_cpu_ms"),
+)
+
+
+def _beside(results: Results, figures: Iterable[tuple[str, str]], *names: str) -> list[str]:
+    """Return a line for each figure that there is, with a column for each of `names`."""
+    return [
+        row(what, *(spread(results.of(name, figure)) for name in names))
+        for what, figure in figures
+        if results.of(names[-1], figure)
+    ]
 
 
 def _peers(results: Results) -> str:
@@ -302,7 +334,7 @@ others stand still), load generator and provider on the second. PostgreSQL is th
 
 - The network is the loopback and the provider answers at once. A real provider takes 300 ms and more; what
   the gateway adds disappears in that, its CPU per call does not.
-- No TLS on either side; no budgets (but in their own table) and no rate limits on the keys.
+- No TLS on either side; no budgets and no webhooks (but in their own tables) and no rate limits on the keys.
 - Bodies are small (about 0.9 kB each way). Long prompts cost more: they are read, and sent on.
 - One web process on one core. More processes share the work, and the database then has more recorders.
 - PostgreSQL runs on the same machine, with its own settings, not pinned.

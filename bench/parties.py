@@ -245,10 +245,14 @@ class Gateway:
             report = error.read()
         return json.loads(report)
 
-    def hold_on_one_budget(self, is_on: bool) -> None:
-        """Have every call hold on the same budget, or none hold at all; wait until that is in force."""
-        self._call("-m", "bench.hot_budget", "on" if is_on else "off")
+    def switch(self, what: str, is_on: bool) -> None:
+        """Switch the hot `budget` or `webhooks` on or off (`switches.py`); wait until that is in force."""
+        self._call("-m", "bench.switches", what, "on" if is_on else "off")
         time.sleep(EDIT_SECONDS)
+
+    def events(self) -> int:
+        """Return how many events have been written to be delivered."""
+        return self._row("SELECT count(*), 0 FROM billing_delivery")[0]
 
     def check_budget(self) -> None:
         """Raises: CannotMeasure where the budget's period is not the sum of what is booked, or holds on."""

@@ -26,6 +26,7 @@ EVENTS = 60
 WARM_UP_SECONDS = 2
 SAMPLE_SECONDS = 0.5
 UNBUDGETED, BUDGETED = "unbudgeted", "budgeted"  # the gateway, twice
+UNTOLD, TOLD = "untold", "told"  # and twice again
 PEER_SECONDS = 8.0  # at least, for others: at 50 answers a second two seconds say nothing
 PEER_SETTLE_SECONDS = 2.0  # for calls whose client left with the end of the load
 LAG_SECONDS = 2.0  # a recorder that needs longer than this to catch up was not keeping up
@@ -130,20 +131,10 @@ class Run:
         assert party.gateway is not None
         rates = {}
         for name in (UNBUDGETED, BUDGETED):
-            party.gateway.hold_on_one_budget(name == BUDGETED)
-            with self._alone(party):
-                cpu, _, database = _cpu(party)
-                result = self._wrk(party, connections=CONNECTIONS, seconds=self.seconds)
-                refuse_growth([], party.gateway.drain())
-                cpu_after, _, database_after = _cpu(party)
-            rates[name] = result.rate
-            figures = self.figures[name]
-            figures["rate"].append(result.rate)
-            figures["cpu_ms"].append((cpu_after - cpu) / result.calls * 1000)
-            if database is not None and database_after is not None:
-                figures["database_cpu_ms"].append((database_after - database) / result.calls * 1000)
+            party.gateway.switch("budget", name == BUDGETED)
+            rates[name] = self._flat_out(name)
         for name in (BUDGETED, UNBUDGETED):
-            party.gateway.hold_on_one_budget(name == BUDGETED)
+            party.gateway.switch("budget", name == BUDGETED)
             with self._alone(party):
                 rate = SHARE_OF_MAXIMUM * rates[BUDGETED]
                 timed = load.open_loop(party.target, rate=rate, seconds=self.seconds)
@@ -152,6 +143,36 @@ class Run:
             self.figures[name]["open_p50_ms"].append(timed.p50_ms)
             self.figures[name]["open_p99_ms"].append(timed.p99_ms)
         party.gateway.check_budget()
+
+    # -- webhooks ------------------------------------------------------------------------
+
+    def webhook_round(self) -> None:
+        """Measure the gateway where nobody is told of calls, and with an event for each of them."""
+        gateway = self.gateway.gateway
+        assert gateway is not None
+        for name in (UNTOLD, TOLD):
+            gateway.switch("webhooks", name == TOLD)
+            events, served = gateway.events(), self.served
+            self._flat_out(name)
+            expected = self.served - served if name == TOLD else 0
+            if gateway.events() - events != expected:
+                raise CannotMeasure(f"{gateway.events() - events} events of {expected} calls")
+        gateway.switch("webhooks", False)
+
+    def _flat_out(self, name: str) -> float:
+        """Measure the gateway, as `name`, with as many calls as go; return its rate."""
+        party, figures = self.gateway, self.figures[name]
+        assert party.gateway is not None
+        with self._alone(party):
+            cpu, _, database = _cpu(party)
+            result = self._wrk(party, connections=CONNECTIONS, seconds=self.seconds)
+            refuse_growth([], party.gateway.drain())
+            cpu_after, _, database_after = _cpu(party)
+        figures["rate"].append(result.rate)
+        figures["cpu_ms"].append((cpu_after - cpu) / result.calls * 1000)
+        if database is not None and database_after is not None:
+            figures["database_cpu_ms"].append((database_after - database) / result.calls * 1000)
+        return result.rate
 
     # -- streamed calls --------------------------------------------------------------
 
