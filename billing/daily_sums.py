@@ -1,100 +1,86 @@
 """
-Daily sums of GET /spend/logs: what each key, user and model spent on each day, from the rollups.
+Daily sums of GET /spend/logs: what keys, users and models spent on each day, from the rollups.
 
 An adjustment counts on the day it was booked; a call on the day it started. Days are those
-of the reporting time zone.
+of the reporting time zone. Amounts are what providers bill, in nano-dollars.
 """
 
-import uuid
 from collections.abc import Iterable, Mapping
-from datetime import date, timedelta
-from decimal import Decimal
-from operator import attrgetter
-from typing import Any, NamedTuple
+from datetime import date
+from typing import Any
 
-from django.db.models import Q, QuerySet, Sum
+import msgspec
 
-from billing.log_reading import key_ids, model_condition, within
-from billing.models import DailyOverview, DailySpend, TagSetMember
-from billing.models.daily_spend import MASTER_KEY
+from billing.log_reading import key_ids
+from billing.models.spend_total import MASTER_KEY_ID
+from billing.reports import Filters, Within, costs, one_instant
 from customers.api import Reach
 
-_ZERO = Decimal(0)
 
-
-class DailySum(NamedTuple):
-    """What was spent on one day. key_id None: with the master key; user_id empty: by no user."""
+class DaySums(msgspec.Struct):
+    """What was spent on one day, and by whom on what. Each of the three adds up to `spend`."""
 
     day: date
-    key_id: uuid.UUID | None
-    user_id: str
-    model: str  # as it was sent upstream; where nothing was, as it was asked for
-    spend: Decimal
+    spend: int = 0
+    keys: dict[str, int] = {}  # by the key's id, or `master`
+    users: dict[str, int] = {}  # empty: by no user
+    models: dict[str, int] = {}  # as sent upstream; where nothing was, as it was asked for
 
 
-def daily_sums(given: Mapping[str, Any], *, reach: Reach, start: date, end: date) -> list[DailySum]:
-    """Return the sums of the days from `start` to `end`, both included, in the order of days.
+def daily_sums(given: Mapping[str, Any], *, reach: Reach, start: date, end: date) -> list[DaySums]:
+    """Return the sums of the days with calls from `start` to `end`, both included, in their order.
 
-    given: the filters of `LogFilters`, without `request_id`. Three queries at most.
+    given: the filters of `LogFilters`, without `request_id`.
     """
-    conditions = _conditions(given, reach)
-    if given.get("end_user") or given.get("user_id") or reach.user_id:
-        return _sums(DailySpend.objects.filter(*conditions), start, end, by_user=True)
-    table = DailySpend if given.get("tag") else DailyOverview
-    by_key = _sums(table.objects.filter(*conditions), start, end, by_user=False)
-    # Optimization: the small table knows no users, and of the big one an index has the rows with users.
-    of_users = _sums(DailySpend.objects.filter(*conditions, user_id__gt=""), start, end, by_user=True)
-    return sorted([*_without(by_key, of_users), *of_users], key=attrgetter("day"))
+    filters = _filters(given, reach, start, end)
+    days: dict[date, DaySums] = {}
+    with one_instant():
+        for (day, key), spent in costs(filters, ("day", "key")):
+            of_day = days.setdefault(day, DaySums(day))
+            of_day.spend += spent
+            _add(of_day.keys, key, spent)
+        for (day, user), spent in costs(filters, ("day", "user")):
+            _add(days[day].users, user, spent)
+        for (day, upstream, model), spent in costs(filters, ("day", "upstream_model", "model")):
+            _add(days[day].models, upstream or model, spent)
+    return [days[day] for day in sorted(days)]
 
 
-def _conditions(given: Mapping[str, Any], reach: Reach) -> list[Q]:
-    conditions = [within(reach)]
+def sums_of(spent: Iterable[tuple[date, str, str, str, int]]) -> list[DaySums]:
+    """Return the sums of some calls: (day, key's id, user, model, nano-dollars)."""
+    days: dict[date, DaySums] = {}
+    for day, key, user, model, nano in spent:
+        of_day = days.setdefault(day, DaySums(day))
+        of_day.spend += nano
+        for sums, name in ((of_day.keys, key), (of_day.users, user), (of_day.models, model)):
+            _add(sums, name, nano)
+    return [days[day] for day in sorted(days)]
+
+
+def _add(sums: dict[str, int], name: str, nano: int) -> None:
+    sums[name] = sums.get(name, 0) + nano
+
+
+def _filters(given: Mapping[str, Any], reach: Reach, start: date, end: date) -> Filters:
+    def one(name: str) -> list[str] | None:
+        return [given[name]] if given.get(name) else None
+
+    keys = None
     if given.get("api_key"):
         ids = key_ids(given["api_key"])
-        conditions.append(Q(key_id__in=[MASTER_KEY] if ids is None else ids))
-    for name, column in (("user_id", "user_id"), ("end_user", "customer_id"), ("team_id", "team_id")):
-        if given.get(name):
-            conditions.append(Q(**{column: given[name]}))
-    if given.get("tag"):
-        sets = TagSetMember.objects.filter(tag=given["tag"]).values("tag_set_id")
-        conditions.append(Q(tag_set_id__in=sets))
-    if given.get("model"):
-        conditions.append(model_condition(given["model"]))
-    return conditions
-
-
-def _sums(rows: QuerySet[Any], start: date, end: date, *, by_user: bool) -> list[DailySum]:
-    """Return the sums of a rollup's rows. Rows of a range of days are a range of ids."""
-    days = rows.filter(pk__gte=_first_id(start), pk__lt=_first_id(end + timedelta(days=1)))
-    columns = ("day", "key_id", "upstream_model", "model", *(("user_id",) if by_user else ()))
-    return [
-        DailySum(
-            row["day"],
-            None if row["key_id"] == MASTER_KEY else row["key_id"],
-            row.get("user_id", ""),
-            row["upstream_model"] or row["model"],
-            row["spend"],
-        )
-        for row in days.order_by().values(*columns).annotate(spend=Sum("cost")).order_by("day")
-    ]
-
-
-def _first_id(day: date) -> uuid.UUID:
-    return uuid.UUID(f"{day:%Y%m%d}" + "0" * 24)
-
-
-def _without(sums: Iterable[DailySum], of_users: Iterable[DailySum]) -> list[DailySum]:
-    """Return what is left of the sums of everybody, without those of users."""
-    taken: dict[Any, Decimal] = {}
-    for each in of_users:
-        group = (each.day, each.key_id, each.model)
-        taken[group] = taken.get(group, _ZERO) + each.spend
-    left: dict[Any, Decimal] = {}
-    for each in sums:
-        group = (each.day, each.key_id, each.model)
-        left[group] = left.get(group, -taken.get(group, _ZERO)) + each.spend
-    return [
-        DailySum(day, key_id, "", model, spend)
-        for (day, key_id, model), spend in left.items()
-        if spend or (day, key_id, model) not in taken
-    ]
+        keys = [MASTER_KEY_ID] if ids is None else [str(id_) for id_ in ids]
+    own = None
+    if not reach.is_all:
+        key = None if reach.user_id or reach.key_id is None else str(reach.key_id)
+        own = Within(reach.user_id, key, tuple(sorted(reach.team_ids)))
+    return Filters(
+        start=start,
+        end=end,
+        within=own,
+        keys=keys,
+        users=one("user_id"),
+        customers=one("end_user"),
+        teams=one("team_id"),
+        tags=one("tag"),
+        either_models=one("model"),
+    )

@@ -109,7 +109,7 @@ def report_of(days: Days, before: Days) -> dict[str, Any]:
     }
 
 
-def _filters(days: Days, **chosen: list[str]) -> Filters:
+def _filters(days: Days, **chosen: Any) -> Filters:
     return Filters(start=days.first, end=days.last, **chosen)
 
 

@@ -137,10 +137,15 @@ def parts_of(start: date, end: date, *, by_day: bool) -> Parts:
 
 
 def _parts_of(start: date, end: date, closed: Collection[int], *, by_day: bool) -> Parts:
-    parts, day = Parts([], []), start
     if not closed:
         return Parts([], [(start, end)])
-    while day <= end:
+    # Optimization: days before and behind all that is closed are not looked at one by one.
+    first = date.fromordinal(min(closed) // _LONGEST)
+    last = date.fromordinal(max(id_ // _LONGEST + id_ % _LONGEST - 1 for id_ in closed))
+    parts, day = Parts([], []), min(max(start, first), end + timedelta(days=1))
+    if start < day:
+        parts.open.append((start, day - timedelta(days=1)))
+    while day <= min(last, end):
         fitting = (
             span
             for span in spans_from(day)
@@ -154,6 +159,10 @@ def _parts_of(start: date, end: date, closed: Collection[int], *, by_day: bool) 
         else:
             parts.open.append((day, day))
         day = (span.last_day if span else day) + timedelta(days=1)
+    if day <= end:
+        if parts.open and parts.open[-1][1] == day - timedelta(days=1):
+            day = parts.open.pop()[0]
+        parts.open.append((day, end))
     return parts
 
 

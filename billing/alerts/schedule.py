@@ -120,7 +120,7 @@ def _of_day(
 def _filters(holder_type: str, holder_id: str, first: date, last: date) -> Filters:
     """Return what chooses the calls of a holder, or of all holders of its type: "" is each."""
     field = _FILTERS.get(holder_type)
-    chosen = {field: [holder_id]} if field and holder_id else {}
+    chosen: dict[str, Any] = {field: [holder_id]} if field and holder_id else {}
     return Filters(start=first, end=last, **chosen)
 
 

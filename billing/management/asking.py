@@ -6,7 +6,7 @@ Whatever is wrong is one sentence that says what to do (`CommandError`, exit cod
 
 import uuid
 from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -144,7 +144,7 @@ def whole(text: str | int, option: str, *, most: int) -> int:
 def filters_of(options: Mapping[str, Any], *, now: datetime) -> Filters:
     """Return what is asked for. A few queries: who does not exist is told. Raises: CommandError."""
     start, end = days_of(options, now=now)
-    chosen: dict[str, Sequence[str]] = {}
+    chosen: dict[str, Any] = {}
     for option, (name, holder_type, _) in _HOLDERS.items():
         if given := options.get(option):
             for holder_id in given:

@@ -1,9 +1,8 @@
 """GET /spend/logs and its kin: calls as they were booked (contract 6.2, 6.3)."""
 
 import zoneinfo
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
@@ -12,7 +11,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.daily_sums import DailySum, daily_sums
+from billing.daily_sums import DaySums, daily_sums, sums_of
 from billing.log_reading import (
     CAP,
     Found,
@@ -24,26 +23,27 @@ from billing.log_reading import (
     read_page,
 )
 from billing.models import SpendLog
+from billing.models.spend_total import MASTER_KEY_ID
 from billing.views.log_objects import (
     BODIES_EXAMPLE,
     FULL_EXAMPLE,
     LIST_EXAMPLE,
     body_objects,
     full_log_objects,
-    key_name,
     log_objects,
 )
+from billing.views.ranges import KeyNames, key_names
+from billing.views.spend import usd
 from customers.api import Action, ManagementView
 from customers.api.errors import BadRequest, NotFound
 from customers.api.schema import described
-from customers.models import VirtualKey
+from customers.money import to_nano
 from customers.serializers.logs import LogPageQuery, SessionQuery, SpendLogsQuery
 from customers.text import is_clean_id
 
 TRUNCATED = "x-litellm-spend-logs-truncated"
 _ALWAYS = Range(None, None)
 _MAX_PADDING = timedelta(days=366)
-_ZERO = Decimal(0)
 
 
 class SpendLogs(ManagementView):
@@ -71,10 +71,8 @@ class SpendLogs(ManagementView):
             raise BadRequest("Sums per day have no status: add summarize=false.", param="status")
         if given.get("request_id"):
             logs, _ = _newest(find_logs(given, reach=self.reach, between=between))
-            sums: Iterable[DailySum] = map(_sum_of, reversed(logs))
-        else:
-            sums = daily_sums(given, reach=self.reach, start=start, end=end)
-        return summary(sums, until=end)
+            return summary(sums_of(map(_spent, reversed(logs))), until=end)
+        return summary(daily_sums(given, reach=self.reach, start=start, end=end), until=end)
 
 
 class SpendLogsPage(ManagementView):
@@ -161,42 +159,37 @@ def _page(
 # -- sums per day ------------------------------------------------------------------------
 
 
-def summary(sums: Iterable[DailySum], *, until: date) -> list[dict[str, Any]]:
+def summary(days: Sequence[DaySums], *, until: date) -> list[dict[str, Any]]:
     """Return one object per day with calls, then empty days up to `until`: at most a year of them.
 
-    sums: in the order of days. One query.
+    days: in their order. One query.
     """
-    sums = list(sums)
-    keys = VirtualKey.objects.in_bulk({each.key_id for each in sums if each.key_id is not None})
-    days: dict[date, dict[str, Any]] = {}
-    for each in sums:
-        day = days.setdefault(each.day, _empty_day(each.day))
-        _add(day, "spend", each.spend)
-        _add(day, key_name(each.key_id, keys), each.spend)
-        _add(day["users"], each.user_id, each.spend)
-        _add(day["models"], each.model, each.spend)
     if not days:
         return []
-    last = max(days)
+    names = key_names({key for day in days for key in day.keys})
+    last = days[-1].day
     padding = min(until - last, _MAX_PADDING).days
-    return [*days.values(), *(_empty_day(last + timedelta(days=n)) for n in range(1, padding + 1))]
+    empty = (DaySums(last + timedelta(days=number)) for number in range(1, padding + 1))
+    return [_told(day, names) for day in (*days, *empty)]
 
 
-def _empty_day(day: date) -> dict[str, Any]:
-    return {"startTime": day.isoformat(), "spend": _ZERO, "users": {}, "models": {}}
+def _told(day: DaySums, names: Mapping[str, KeyNames]) -> dict[str, Any]:
+    return {
+        "startTime": day.day.isoformat(),
+        "spend": usd(day.spend),
+        "users": {name: usd(nano) for name, nano in day.users.items()},
+        "models": {name: usd(nano) for name, nano in day.models.items()},
+        **{names[key].hash: usd(nano) for key, nano in day.keys.items()},
+    }
 
 
-def _add(sums: dict[str, Any], name: str, spend: Decimal) -> None:
-    sums[name] = sums.get(name, _ZERO) + spend
-
-
-def _sum_of(log: SpendLog) -> DailySum:
-    return DailySum(
+def _spent(log: SpendLog) -> tuple[date, str, str, str, int]:
+    return (
         _reporting_day(log.started_at),
-        log.key_id,
+        MASTER_KEY_ID if log.key_id is None else str(log.key_id),
         log.user_id or "",
         log.upstream_model or log.model,
-        log.cost or _ZERO,
+        to_nano(log.cost or 0),
     )
 
 

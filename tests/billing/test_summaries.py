@@ -27,7 +27,7 @@ from billing.models.daily_spend import SUMS
 from billing.reconciliation import compare, repair
 from billing.reports import Filters, amounts_by_day, by, by_day, grouped, ranked, tally, totals, untagged
 from billing.rollups import summed
-from billing.summaries import SUMMARIES, Span, close_days, parts_of, smallest, spans_from
+from billing.summaries import SUMMARIES, Span, close_days, parts_of, remembered, smallest, spans_from
 from customers.money import UsdField
 from tests.billing.making import NOON, book_calls, make_call, nano
 
@@ -197,6 +197,21 @@ class ReportTests(TestCase):
         self.assertEqual((parts.spans, parts.open), ([span.id for span in expected], []))
         days = parts_of(date(2026, 6, 28), LAST, by_day=True)
         self.assertEqual(len(days.spans), (LAST - date(2026, 6, 28)).days + 1)
+
+    def test_days_before_and_behind_all_that_is_closed_are_one_range_each(self):
+        close_days(at=AFTER)
+        first = ClosedSpan.objects.order_by("day")[0].day
+        last = ClosedSpan.objects.order_by("-last_day")[0].last_day
+        before, behind = first - timedelta(days=1), last + timedelta(days=1)
+
+        whole = parts_of(date(1971, 1, 1), date(9000, 1, 1), by_day=True)
+
+        self.assertEqual(whole.open, [(date(1971, 1, 1), before), (behind, date(9000, 1, 1))])
+        self.assertEqual(len(whole.spans), (last - first).days + 1)
+        for start, end in ((date(1971, 1, 1), before), (behind, date(9000, 1, 1))):
+            with remembered():
+                parts_of(date(1971, 1, 1), date(9000, 1, 1), by_day=True)
+                self.assertEqual(parts_of(start, end, by_day=True), ([], [(start, end)]))
 
     def test_neither_the_log_nor_closed_days_are_read(self):
         close_days(at=AFTER)
