@@ -225,6 +225,18 @@ def count(filters: Filters, dimension: Dimension) -> int:
     return row[0]
 
 
+def count_by(filters: Filters, dimension: Dimension, *, of: Dimension) -> dict[str, int]:
+    """Return how many different names of `of` the calls of each name have; the empty one does not count."""
+    query = _Query(filters, (dimension, of), adding=())
+    name, counted = query.column(dimension), query.column(of)
+    rows = query.rows(
+        "SELECT name, SUM(CASE WHEN counted = '' THEN 0 ELSE 1 END) FROM ("
+        f"SELECT {name} AS name, {counted} AS counted FROM {query.source} WHERE {query.condition} "
+        f"GROUP BY {name}, {counted}) AS pairs GROUP BY name"
+    )
+    return {_name(dimension, value): int(number) for value, number in rows}
+
+
 def percentile(latencies: Sequence[int], part: float) -> float | None:
     """Return the milliseconds within which `part` of the calls were answered; None where there is none.
 
@@ -618,6 +630,17 @@ def _ranked(
         return Ranking([], of)
     of = rows[0][1] if rows else 0
     return Ranking([_name(dimension, row[0]) for row in rows], of, has_more=of > offset + len(rows))
+
+
+def most_spent(filters: Filters, dimension: Dimension) -> list[str]:
+    """Return all names that `by` has, those that spent most first."""
+    query = _Query(filters, (dimension,), adding=("cost", "charge"))
+    name = query.column(dimension)
+    rows = query.rows(
+        f"SELECT {name} FROM {query.source} WHERE {query.condition} "
+        f"GROUP BY {name} ORDER BY {query.order('spend', name)}"
+    )
+    return [_name(dimension, row[0]) for row in rows]
 
 
 # Of so many rows the names are not counted, and those that were charged most not looked for among all.

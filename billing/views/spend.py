@@ -18,9 +18,9 @@ from rest_framework.response import Response
 
 from billing.log_reading import key_ids
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Dimension, Filters, Group, Tally, grouped, in_parts
+from billing.reports import Dimension, Filters, Group, Tally, grouped, in_parts, most_spent
 from billing.views.ranges import KeyNames, days_of, key_names, keys_named
-from billing.views.streaming import json_array, streamed
+from billing.views.streaming import streamed
 from customers.api import Action, Envelope, ManagementView
 from customers.api.errors import BadRequest, NotFound
 from customers.api.schema import described
@@ -33,6 +33,7 @@ _Name = TypeVar("_Name")
 NO_TEAM = "Unassigned Team"
 # Calls of the days that are held in memory at once: where each may have a line of its own, and elsewhere.
 _CALLS_OF_MANY, _CALLS_OF_FEW = 20_000, 200_000
+_CUSTOMERS_AT_ONCE = 500
 _LONGEST = 366  # days of a caller's own report, as in LiteLLM
 
 _DETAILS = {
@@ -205,29 +206,59 @@ TEAMS_CUSTOMERS = Form(
 
 
 def _streamed(request: Request, filters: Filters, form: Form) -> HttpResponseBase:
-    return streamed(request, json_array(days_report(filters, form)), content_type="application/json")
+    pieces = days_report(filters, form)
+    return streamed(request, _as_json(pieces, form.name), content_type="application/json")
 
 
-def days_report(filters: Filters, form: Form) -> Iterator[list[dict[str, Any]]]:
-    """Yield days with calls, in their order, some at a time: what they spent most on first."""
+class Piece(NamedTuple):
+    """Some of a day's teams or customers; the next piece may have more of the same day."""
+
+    day: date
+    rows: list[dict[str, Any]]
+
+
+def _as_json(pieces: Iterable[Piece], name: str) -> Iterator[bytes]:
+    """Write the pieces as one JSON array of days, a chunk a piece. They have no Decimals."""
+    last: date | None = None
+    for day, rows in pieces:
+        before = b","
+        if day != last:
+            before = b"[" if last is None else b"]},"
+            before += f'{{"group_by_day":"{_midnight(day)}","{name}":['.encode()
+        yield before + b",".join(map(msgspec.json.encode, rows))
+        last = day
+    yield b"[]" if last is None else b"]}]"
+
+
+def days_report(filters: Filters, form: Form) -> Iterator[Piece]:
+    """Yield days with calls, in their order, a day of many customers in pieces: most spent first."""
     is_charged = filters.customers is not None or "customer" in form.dimensions
     teams = dict(Team.objects.values_list("pk", "alias")) if "team" in form.dimensions else {}
-    most_calls = _CALLS_OF_MANY if "customer" in form.dimensions else _CALLS_OF_FEW
     width = 1 + len(form.dimensions)
-    for part in in_parts(filters, most_calls=most_calls):
+    for part in _parts(filters, form):
         groups = grouped(part, ("day", *form.dimensions, "model", "upstream_model", "key"))
         keys = key_names({group.names[-1] for group in groups})
         days: dict[date, dict[tuple[str, ...], list[Group]]] = {}
         for group in groups:
             of_day = days.setdefault(group.names[0], {})
             of_day.setdefault(group.names[1:width], []).append(group)
-        yield [
-            {
-                "group_by_day": _midnight(day),
-                form.name: _listed(days[day], form, teams, keys, is_charged=is_charged),
-            }
-            for day in sorted(days)
-        ]
+        for day in sorted(days):
+            yield Piece(day, _listed(days[day], form, teams, keys, is_charged=is_charged))
+
+
+def _parts(filters: Filters, form: Form) -> Iterator[Filters]:
+    """Yield the report cut into parts that are held in memory at once: days, or customers of one day."""
+    if form is not CUSTOMERS:
+        yield from in_parts(filters, most_calls=_CALLS_OF_FEW)
+        return
+    for part in in_parts(filters, most_calls=_CALLS_OF_MANY):
+        names = most_spent(part, "customer") if part.start == part.end else []
+        if len(names) <= _CUSTOMERS_AT_ONCE:
+            yield part
+            continue
+        for start in range(0, len(names), _CUSTOMERS_AT_ONCE):
+            chosen = names[start : start + _CUSTOMERS_AT_ONCE]
+            yield msgspec.structs.replace(part, customers=chosen)
 
 
 def _listed(

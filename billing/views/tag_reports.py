@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import HolderType, SpendTotal
-from billing.reports import Filters, Tally, grouped
+from billing.reports import Filters, Tally, count_by, grouped
 from billing.views.ranges import days_of, last_days, names_of, today
 from billing.views.spend import sum_of
 from customers.api import Action, Envelope, ManagementView
@@ -92,9 +92,7 @@ class ActiveUsers(TagReport):
         for number in range(_PERIODS):
             end = today() - timedelta(days=number * self.days)
             period = Filters(start=end - timedelta(days=self.days - 1), end=end, tags=tags)
-            users: dict[str, int] = {}
-            for (tag, user), _ in grouped(period, ("tag", "user")):
-                users[tag] = users.get(tag, 0) + bool(user)
+            users = count_by(period, "tag", of="user")
             results += [
                 {
                     "tag": tag,

@@ -274,6 +274,9 @@ class ReportTests(SpendTestCase):
 
         with mock.patch.object(spend_views, "_CALLS_OF_MANY", 50):
             self.assertEqual(self.report(group_by="customer"), whole)
+            for at_once in (1, 2):
+                with mock.patch.object(spend_views, "_CUSTOMERS_AT_ONCE", at_once):
+                    self.assertEqual(self.report(group_by="customer"), whole)
 
     def test_the_number_of_queries_does_not_grow(self):
         for query, queries in (({}, 6), ({"group_by": "customer"}, 4), ({"group_by": "api_key"}, 3)):
