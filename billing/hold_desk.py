@@ -152,7 +152,11 @@ class HoldDesk(threading.Thread):
         batch, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
         self._last_on_line = len(batch)
         batch = [waiting for waiting in batch if not waiting.future.done()]
-        together = self._together([waiting.ask for waiting in batch])
+        try:
+            together = self._together([waiting.ask for waiting in batch])
+        except Exception:  # one of them cannot be written: the thread finds out which
+            logger.exception("a batch of holds cannot be asked for as a whole")
+            together = None
         if together is None:
             self._leave_to_thread(batch)
             return
@@ -266,8 +270,12 @@ class HoldDesk(threading.Thread):
                 # One of them is at fault: it must not take the others with it.
                 for waiting in batch:
                     self._serve([waiting])
-                return
-            self._failed(batch, error)
+            elif batch and not _is_away(error):
+                # The call's own fault: the others need not wait for the database.
+                logger.exception("a hold cannot be made")
+                self._answer([(waiting, HoldsAway(str(error))) for waiting in batch])
+            else:
+                self._failed(batch, error)
             return
         self._has_granted = True
         self._answer(list(zip(batch, decisions, strict=True)))

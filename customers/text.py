@@ -5,7 +5,9 @@ PostgreSQL refuses NUL in text; lone surrogates cannot be encoded; line breaks i
 an id forge headers and log lines. Ids are refused, descriptions are repaired.
 """
 
+import math
 import re
+from typing import Any
 
 MAX_ID_LENGTH = 255
 # C0 and C1 controls, line and paragraph separators, lone surrogates.
@@ -26,3 +28,21 @@ def clean_line(value: str, limit: int = MAX_ID_LENGTH) -> str:
     if line.isascii() and line.isprintable():
         return line
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", line)
+
+
+MAX_JSON_DEPTH = 20
+_LARGEST = 2**63 - 1
+
+
+def is_storable_json(value: Any, *, depth: int = MAX_JSON_DEPTH) -> bool:
+    """Tell whether a decoded JSON value can be kept, and read again by everybody.
+
+    Journals take numbers of 64 bits, and readers that recurse give up after some hundred levels.
+    """
+    if isinstance(value, dict):
+        return depth > 0 and all(is_storable_json(each, depth=depth - 1) for each in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(is_storable_json(each, depth=depth - 1) for each in value)
+    if isinstance(value, int):
+        return -_LARGEST <= value <= _LARGEST
+    return not isinstance(value, float) or math.isfinite(value)

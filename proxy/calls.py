@@ -603,14 +603,19 @@ class Call:
         if error.refusal is not None:
             self._opened.metadata = {**self._opened.metadata, "refusal": error.refusal}
         if not self._is_closed:
-            closed = self._close(
-                _Outcome(
-                    "refused" if isinstance(error, RateLimited | OverBudget) else "failure",
-                    int(error.status),
-                    error_type=error.type,
-                    error_message=error.message,
-                )
+            outcome = _Outcome(
+                "refused" if isinstance(error, RateLimited | OverBudget) else "failure",
+                int(error.status),
+                error_type=error.type,
+                error_message=error.message,
             )
+            try:
+                closed = self._close(outcome)
+            except Exception:
+                # Its client gets an answer, and nobody waits for what it holds, whatever is wrong with it.
+                logger.exception("call %s cannot be recorded", self._call_id)
+                if not self._is_sent:
+                    self._gateway.hold_desk.give_back(self._opened.call_id)
         if self._channel is not None:
             self._put_error(error)
             return

@@ -28,7 +28,10 @@ class DemoTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.extensions["before_send"]()
-        body: dict[str, Any] = msgspec.json.decode(request.extensions["body"])
+        try:
+            body: dict[str, Any] = msgspec.json.decode(request.extensions["body"])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return _json({"error": {"message": str(error), "type": "invalid_request_error"}}, status=400)
         path = request.url.path
         prompt = max(1, len(_text_in(body).split()))
         if path.endswith("/messages/count_tokens"):
@@ -215,9 +218,9 @@ def _text_in(value: Any) -> str:
     return ""
 
 
-def _json(body: dict[str, Any]) -> httpx.Response:
+def _json(body: dict[str, Any], *, status: int = 200) -> httpx.Response:
     return httpx.Response(
-        200,
+        status,
         headers={"content-type": "application/json"},
         stream=httpx.ByteStream(msgspec.json.encode(body)),
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from customers.text import MAX_ID_LENGTH, clean_line, is_clean_id
+from customers.text import MAX_ID_LENGTH, MAX_JSON_DEPTH, clean_line, is_clean_id, is_storable_json
 from proxy.callers import Caller
 from proxy.errors import BadCall, TagsNotTaken, WrongPayer
 
@@ -138,7 +138,7 @@ class Identifier:
         if self._rejects_metadata_tags:
             _refuse_tags_in_metadata(metadata, litellm_metadata)
         tags = list(caller.tags)
-        if isinstance(said.tags, list):  # replaces the header's
+        if said.tags is not None:  # replaces the header's
             tags += _texts(said.tags, "tags")
         elif "x-litellm-tags" in headers:
             tags += [tag.strip() for tag in _as_utf8(headers["x-litellm-tags"]).split(",") if tag.strip()]
@@ -270,9 +270,13 @@ def _log_metadata(headers: Mapping[str, str], metadata: dict, litellm_metadata: 
         extra = _mapping(_as_utf8(headers["x-litellm-spend-logs-metadata"]))
     if not isinstance(extra, dict) or not extra:
         return _NOTHING
-    encoded = msgspec.json.encode(extra)
-    if len(encoded) > 16_384 or b"\\u0000" in encoded:
-        raise BadCall("spend_logs_metadata must be at most 16 kB, without NUL characters.", param="metadata")
+    encoded = msgspec.json.encode(extra) if is_storable_json(extra) else b""
+    if not encoded or len(encoded) > 16_384 or b"\\u0000" in encoded:
+        raise BadCall(
+            f"spend_logs_metadata must be at most 16 kB and {MAX_JSON_DEPTH} levels deep, without NUL "
+            "characters and without numbers beyond 64 bits.",
+            param="metadata",
+        )
     return {"spend_logs_metadata": extra}
 
 

@@ -8,10 +8,9 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from customers.money import UsdField
-from customers.text import MAX_ID_LENGTH, is_clean_id
+from customers.text import MAX_ID_LENGTH, MAX_JSON_DEPTH, is_clean_id
 
 _USD = UsdField()
-_MAX_DEPTH = 20
 _MAX_TEXT = 100_000  # characters of all of a free-form object's texts
 LARGEST = 2**63 - 1  # what a column of whole numbers holds
 
@@ -131,7 +130,7 @@ class FreeObject(serializers.Field):
         if not isinstance(data, dict):
             self.fail("invalid")
         self._left = _MAX_TEXT
-        return self._storable(data, _MAX_DEPTH)
+        return self._storable(data, MAX_JSON_DEPTH)
 
     def _storable(self, value: Any, depth: int) -> Any:
         """Return `value` as JSON columns take it: numbers with a point become floats."""

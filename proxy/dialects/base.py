@@ -222,9 +222,13 @@ def short(value: Any) -> str:
 _LONGEST_WORD = 30
 
 
+# No provider takes more; and what such a number of tokens costs can still be added up.
+_MOST = 2**31 - 1
+
+
 def positive(*values: Any) -> int | None:
-    """Return the first value that is a positive whole number."""
+    """Return the first value that is a positive whole number, at most 2 147 483 647."""
     for value in values:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
+            return min(value, _MOST)
     return None

@@ -68,6 +68,13 @@ def datas_of(stream: str) -> list[str]:
     return ["\n".join(line[6:] for line in block if line.startswith("data: ")) for block in lines]
 
 
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
 class TestBodies:
     BROKEN = (
         b"",
@@ -135,7 +142,36 @@ class TestBodies:
 
             assert response.status_code == 400
 
-    @pytest.mark.parametrize("depth", [200, 100_000])
+    @pytest.mark.parametrize(
+        "value",
+        [2**63, -(2**63), 2**64, 10**30, nested(20), nested(500), {"a": nested(20)}],
+        ids=["2^63", "-2^63", "2^64", "10^30", "20", "500", "21"],
+    )
+    def test_notes_that_nobody_could_read_again_are_refused(self, http, gateway, provider, customer, value):
+        notes = {"spend_logs_metadata": {"a": value}}
+        by_body = http.post(CHAT, json=body_of(CHAT, customer, metadata=notes))
+        by_header = http.post(
+            CHAT,
+            json=body_of(CHAT, customer),
+            headers={"x-litellm-spend-logs-metadata": json.dumps({"a": value})},
+        )
+
+        for answer in (by_body, by_header):
+            assert "64 bits" in error_of(answer, 400, CHAT)["message"]
+        assert provider.bill(tag=customer)["count"] == 0
+        assert http.get("/spend/logs", params={"user_id": "nobody"}).status_code == 200
+
+    @pytest.mark.parametrize("field", ["n", "max_tokens", "max_completion_tokens", "best_of"])
+    def test_numbers_beyond_all_bounds_are_answered(self, http, customer, field):
+        for value in (2**31, 2**63, 2**64, 10**30):
+            answer = http.post(CHAT, json=body_of(CHAT, customer, **{field: value}))
+
+            assert answer.status_code in (200, 400)
+
+    def test_tags_that_are_no_list_are_refused(self, http, customer):
+        error_of(http.post(CHAT, json=body_of(CHAT, customer, tags="x")), 400, CHAT)
+
+    @pytest.mark.parametrize("depth", [10, 100_000])
     def test_notes_for_the_log_may_be_nested_and_not_without_end(self, http, gateway, customer, depth):
         nested = '{"x":' + "[" * depth + "]" * depth + "}"
 
@@ -148,7 +184,7 @@ class TestBodies:
 
         assert (by_header.status_code, by_text.status_code) == (200, 200)
         rows = gateway.wait_booked(2, customer_id=customer)
-        assert [bool(row["metadata"]) for row in rows] == [depth == 200] * 2
+        assert [bool(row["metadata"]) for row in rows] == [depth == 10] * 2
 
     def test_text_of_every_kind_reaches_the_provider_unchanged(self, http, provider, customer):
         text = "\u0000 \u001f \u2028 🦔 Zażółć \ufeff \U0010ffff </script> '; DROP TABLE"

@@ -270,6 +270,25 @@ class TestRace:
         [period] = periods(gateway, "customer", customer)
         assert (period["spent_charge"], period["held"]) == (Decimal(1), 0)
 
+    def test_a_call_for_more_than_can_be_counted_takes_no_other_with_it(self, gateway, limited, customer):
+        limited(customer, max_budget="100")
+        absurd = {"n": 99_999_999_999_999_999_999, "max_tokens": 99_999_999_999_999_999_999}
+
+        async def race() -> list[int]:
+            headers = {"authorization": f"Bearer {gateway.master_key}"}
+            async with httpx.AsyncClient(
+                base_url=gateway.url, headers=headers, trust_env=False, verify=False, timeout=20
+            ) as client:
+                said = {"model": "gpt-4o-mini", "messages": HELLO, "user": customer}
+                bodies = [{**said, **(absurd if number % 4 == 3 else {})} for number in range(24)]
+                answers = await asyncio.gather(*[client.post(CHAT, json=body) for body in bodies])
+            return [answer.status_code for answer in answers]
+
+        for _ in range(2):  # the line is there from the first calls on
+            assert asyncio.run(race()) == [200, 200, 200, 400] * 6
+        [period] = periods(gateway, "customer", customer)
+        assert is_true_within(5, lambda: not periods(gateway, "customer", customer)[0]["held"]), period
+
     def test_a_call_that_has_ended_makes_room_at_once(self, http, limited, customer):
         """Its hold was for 1,000 tokens, it used 1: nobody is refused for what is not spent."""
         limited(customer, max_budget="0.0015", budget_duration="1d")
