@@ -30,6 +30,8 @@ from billing.rollups import Moved, add_adjustments
 from customers.money import from_nano, to_nano
 
 Holder = tuple[str, str]  # (type, id)
+# The total goes on from there: it must not come near the 9.2 billion USD that 64 bits hold.
+_MOST_INITIAL_USD = 100_000_000
 
 
 class Correction(NamedTuple):
@@ -264,8 +266,10 @@ def initial_spend(
     before the holder's row is saved; but a new customer's row comes first, as the ledger
     makes it first too (docs/locking.md). Raises: ValidationError below 0.
     """
-    if amount < 0:
-        raise ValidationError({"spend": "An initial spend is an amount of at least 0."})
+    if not 0 <= amount <= _MOST_INITIAL_USD:
+        raise ValidationError(
+            {"spend": f"An initial spend is an amount from 0 to {_MOST_INITIAL_USD:,} USD."}
+        )
     if not amount:
         return
     named = {

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.checks import Error, Tags, Warning, register
 from django.db import DatabaseError
 
+from billing.alerts.words import ALERT_TYPES
 from customers.durations import parse_duration
 
 _ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?")
@@ -63,6 +64,15 @@ def alerting(app_configs: Any, **kwargs: Any) -> list[Error | Warning]:
                 f"ALERTING names channels that there are not: {', '.join(unknown)}.",
                 hint="There are webhook, slack and email.",
                 id="billing.W020",
+            )
+        )
+    unknown = sorted(set(settings.ALERT_TYPES) - {*ALERT_TYPES.values()})
+    if unknown:
+        found.append(
+            Warning(
+                f"ALERT_TYPES names kinds that there are not: {', '.join(unknown)}.",
+                hint=f"There are {', '.join(sorted({*ALERT_TYPES.values()}))}.",
+                id="billing.W022",
             )
         )
     if settings.ALERT_EMAILS and not settings.EMAIL_IS_CONFIGURED:

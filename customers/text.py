@@ -15,7 +15,16 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def is_clean_id(value: str) -> bool:
-    """Tell whether `value` may be an identifier: 1 to 255 printable characters."""
+    """Tell whether `value` may be an identifier: 1 to 255 printable characters, no blank at either end.
+
+    Calls name customers, users and tags without blanks around them (contract 2.2): an id with one would
+    be somebody whom no call ever means.
+    """
+    return is_clean_text(value) and value[0] != " " and value[-1] != " "
+
+
+def is_clean_text(value: str) -> bool:
+    """Tell whether `value` may be looked for, or be a part of an id: 1 to 255 printable characters."""
     if not 0 < len(value) <= MAX_ID_LENGTH:
         return False
     # Optimization: nearly every id is plain ASCII, and that is known faster than a search.

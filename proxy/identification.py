@@ -236,7 +236,7 @@ def _texts(value: Any, source: str) -> list[str]:
         return []
     if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
         raise BadCall(f"{source} must be a list of texts.", param=source)
-    return value
+    return [tag.strip(" ") for tag in value]
 
 
 def _agent_account(user_id: Any) -> tuple[str, str]:

@@ -109,11 +109,6 @@ class Config:
         return Alerts(tuple(dict.fromkeys(channels)), tuple(rules), options)
 
     @property
-    def later(self) -> list[str]:
-        """Return the keys that take effect with a feature to come, and with which: `alerting (alerts)`."""
-        return [f"{spell(found.path)} ({found.note})" for found in self.found if found.fate == Fate.LATER]
-
-    @property
     def models(self) -> list[dict[str, Any]]:
         """Return model_list as it stands in the file; `proxy.configuration` reads its entries."""
         return (self.document.value or {}).get("model_list") or []
@@ -271,8 +266,21 @@ class _Reading:
         except (ValueError, ArithmeticError) as error:
             self._problem(path, str(error))
             return
+        if key.names:
+            cleaned = self._with_effect(path, key, cleaned)
         self._values[key.path] = cleaned
         self._found.append(Found(path, key.fate, key.note, key))
+
+    def _with_effect(self, path: Path, key: Key, names: list[str]) -> list[str]:
+        """Return those names of a list that mean something here; the others are told."""
+        unknown = [name for name in names if name.lower() not in key.names]
+        if unknown:
+            known = ", ".join(sorted(key.names))
+            self._warnings.append(
+                f"{spell(path)}: {', '.join(unknown)} has no effect here; there are {known} "
+                f"({self._document.where(path)})"
+            )
+        return [name.lower() for name in names if name.lower() in key.names]
 
     def _given_name(self, variable: str) -> str | None:
         """Return the name under which the process was given this setting, if it was."""

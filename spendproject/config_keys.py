@@ -26,7 +26,6 @@ class Fate(StrEnum):
 
     APPLIED = "applied"  # written to the database by `bootstrap`
     SETTING = "setting"  # read by every process at its start
-    LATER = "later"  # read and checked; takes effect with a feature to come
     ALWAYS = "always so"  # accepted without effect: what it asks for is always done
     UNSUPPORTED = "not supported"  # named in a warning
 
@@ -41,6 +40,7 @@ class Key(NamedTuple):
     variable: the setting's variable, which wins over the file.
     write: makes the variable's text of the value.
     only: of an ALWAYS key, the value that is always so; another one is not supported.
+    names: of a list, those that have an effect; others are left out, and named in a warning.
     """
 
     path: str
@@ -51,6 +51,7 @@ class Key(NamedTuple):
     write: Callable[[Any], str] | None = None
     secret: bool = False
     only: Any = None
+    names: frozenset[str] = frozenset()
 
 
 # -- readers -------------------------------------------------------------------------
@@ -359,17 +360,20 @@ def _variable_text(value: Any) -> str:
 
 
 def _setting(
-    path: str, read: Reader, variable: str, note: str, *, secret: bool = False, write: Any = _variable_text
+    path: str,
+    read: Reader,
+    variable: str,
+    note: str,
+    *,
+    secret: bool = False,
+    write: Any = _variable_text,
+    names: frozenset[str] = frozenset(),
 ) -> Key:
-    return Key(path, Fate.SETTING, read, note, variable, write, secret)
+    return Key(path, Fate.SETTING, read, note, variable, write, secret, names=names)
 
 
 def _applied(path: str, read: Reader, note: str, *, secret: bool = False) -> Key:
     return Key(path, Fate.APPLIED, read, note, secret=secret)
-
-
-def _later(path: str, read: Reader, note: str, *, secret: bool = False) -> Key:
-    return Key(path, Fate.LATER, read, note, secret=secret)
 
 
 def _always(path: str, only: Any, note: str) -> Key:
@@ -382,6 +386,14 @@ def _unsupported(path: str, note: str) -> Key:
 
 ANY = object()  # of an ALWAYS key: whatever it says
 
+# What ALERTING and ALERT_TYPES choose from: channels, and those of LiteLLM's alert types that we have.
+CHANNELS = frozenset({"webhook", "slack", "email"})
+ALERT_TYPES = frozenset(
+    {
+        "budget_alerts", "failed_tracking_spend", "outage_alerts", "spend_reports", "user_spend_anomalies",
+        "user_spend_thresholds",
+    }
+)  # fmt: skip
 _REDIS = "part of REDIS_URL"
 _RETRIES = "what is provably unbilled is tried at the model's other deployments"
 _IN_GATEWAY_BUDGET = "budget `config-gateway`, the gateway's"
@@ -419,16 +431,17 @@ _GENERAL = (
     _applied("general_settings.rate_limits", rate_limits, f"rpm and tpm of the {_IN_GATEWAY_BUDGET}"),
     _applied("general_settings.global_max_parallel_requests", whole(1), f"of the {_IN_GATEWAY_BUDGET}"),
     _setting("general_settings.alerting", texts, "ALERTING",
-             "channels: webhook, slack, email; without it all that are configured"),
-    _setting("general_settings.alert_types", texts, "ALERT_TYPES", "which kinds of alerts; without it all"),
+             "channels: webhook, slack, email; without it all that are configured", names=CHANNELS),
+    _setting("general_settings.alert_types", texts, "ALERT_TYPES", "which kinds of alerts; without it all",
+             names=ALERT_TYPES),
     _unsupported("general_settings.alert_to_webhook_url", "give alert rules Slack channels of their own"),
     _always("general_settings.alerting_args", ANY, "an alert is told once a period; rules say the rest"),
     _unsupported("general_settings.alerting_threshold", "slow calls are no alert; the logs tell latencies"),
     _setting("general_settings.spend_report_frequency", duration, "SPEND_REPORT_FREQUENCY",
              "how long the weekly report's periods are"),
     _unsupported("general_settings.alert_type_config", "alerts are not put together"),
-    _later("general_settings.maximum_spend_logs_retention_period", text, "retention of logs"),
-    _later("general_settings.maximum_spend_logs_retention_interval", text, "retention of logs"),
+    _unsupported("general_settings.maximum_spend_logs_retention_period", "LOG_RETENTION_MONTHS says it"),
+    _unsupported("general_settings.maximum_spend_logs_retention_interval", "LOG_RETENTION_MONTHS says it"),
     _always("general_settings.track_cost", True, "every call's cost is tracked"),
     _always("general_settings.proxy_batch_write_at", ANY, "calls are booked within a second"),
     _always("general_settings.disable_spend_logs", False, "every call has its log"),
@@ -485,7 +498,7 @@ _LITELLM = (
     _applied("litellm_settings.budget_alerts", budget_alerts, "alert rules about all budgets", secret=True),
     _applied("litellm_settings.slack_alerts", slack_alerts,
              "alert rules; a model's usage is counted in calls a day", secret=True),
-    _setting("litellm_settings.alerting", texts, "ALERTING", "as in general_settings"),
+    _setting("litellm_settings.alerting", texts, "ALERTING", "as in general_settings", names=CHANNELS),
     _setting("litellm_settings.cost_discount_config", cost_discounts, "COST_DISCOUNTS",
              "a fraction off the cost, by provider"),
     _setting("litellm_settings.cost_margin_config", cost_margins, "COST_MARGINS",

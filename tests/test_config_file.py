@@ -7,9 +7,10 @@ from pathlib import Path
 
 from django.test import SimpleTestCase
 
+from billing.alerts import words
 from spendproject import config_file, environment
 from spendproject.config_file import BadConfig, Config
-from spendproject.config_keys import KEYS, AlertRule, Fate
+from spendproject.config_keys import ALERT_TYPES, KEYS, AlertRule, Fate
 from spendproject.strict_yaml import MAX_BYTES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -227,6 +228,19 @@ class SettingsTests(ConfigTestCase):
             self.load("general_settings: {cache: {type: redis}}", given={"REDIS_URL": "redis://r"}).warnings,
             (),
         )
+
+    def test_channels_and_kinds_of_alerts_that_there_are_not_are_named_and_left_out(self):
+        config = self.load(
+            "general_settings: {alerting: [pagerduty, Slack], alert_types: [llm_too_slow, budget_alerts]}"
+        )
+
+        self.assertEqual(
+            (config.variables["ALERTING"], config.variables["ALERT_TYPES"]), ("slack", "budget_alerts")
+        )
+        self.assertEqual(len(config.warnings), 2)
+        self.assertIn("general_settings.alerting: pagerduty has no effect here", config.warnings[0])
+        self.assertIn("llm_too_slow has no effect here; there are budget_alerts, ", config.warnings[1])
+        self.assertEqual(ALERT_TYPES, {*words.ALERT_TYPES.values()})
 
     def test_general_settings_win_over_litellm_settings(self):
         config = self.load(

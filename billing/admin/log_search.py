@@ -11,7 +11,7 @@ import uuid
 from django.db.models import Q
 
 from customers.models import Customer, VirtualKey
-from customers.text import is_clean_id
+from customers.text import is_clean_text
 
 # Each is a query of its own, so that the newest of its calls are read in order.
 MOST_NAMED = 10
@@ -23,7 +23,7 @@ HELP = "Any id, or the alias of a key"
 def search_conditions(text: str) -> list[Q]:
     """Return conditions, each served by one index: a call is found by any of them. Two queries."""
     text = text.strip()
-    if not is_clean_id(text):
+    if not is_clean_text(text):
         return []
     named = Customer.objects.filter(pk__startswith=text).exclude(pk=text).order_by("pk")
     keys = VirtualKey.objects.filter(alias__startswith=text).order_by("alias")

@@ -13,7 +13,7 @@ from customers.admin.common import LedgerAdmin
 from customers.admin.display import moment
 from customers.admin.paging import CappedAdminMixin
 from customers.models import AuditLog
-from customers.text import is_clean_id
+from customers.text import is_clean_text
 from customers.words import EMPTY
 
 
@@ -48,7 +48,7 @@ class WhoFilter(TextFilter):
         text = (self.value() or "").strip()
         if not text:
             return queryset
-        if not is_clean_id(text):
+        if not is_clean_text(text):
             return queryset.none()
         return queryset.filter(Q(actor=text) | Q(user_id=text) | Q(changed_by=text))
 
@@ -83,7 +83,7 @@ class AuditLogAdmin(CappedAdminMixin, LedgerAdmin):
             return queryset, False
         # The index leads with the kind: naming all of them lets it be used.
         found = queryset.filter(kind__in=list(kinds()), object_id=search_term.strip())
-        return found if is_clean_id(search_term) else queryset.none(), False
+        return found if is_clean_text(search_term) else queryset.none(), False
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None

@@ -16,7 +16,7 @@ from customers.admin.changes import HISTORY, history_of
 from customers.admin.fields import KindedJsonField, LinesField, PlainUsdField, validate_id
 from customers.models import TrackedModel
 from customers.money import UsdField
-from customers.text import is_clean_id
+from customers.text import is_clean_text
 
 
 class GatewayAdmin(ModelAdmin):
@@ -82,7 +82,7 @@ class GatewayAdmin(ModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: models.QuerySet, search_term: str
     ) -> tuple[models.QuerySet, bool]:
-        if search_term and not is_clean_id(search_term):
+        if search_term and not is_clean_text(search_term):
             return queryset.none(), False
         return super().get_search_results(request, queryset, search_term)
 

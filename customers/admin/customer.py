@@ -10,7 +10,7 @@ from customers.admin.display import blocked_badge, moment
 from customers.admin.paging import CappedAdminMixin
 from customers.models import Customer
 from customers.services import delete_customers, set_customers_blocked
-from customers.text import is_clean_id
+from customers.text import is_clean_text
 
 _SHORTEST_INSIDE = 3  # an index of trigrams finds nothing shorter inside a text
 
@@ -38,7 +38,7 @@ class CustomerAdmin(BlockingMixin, CappedAdminMixin, RetiringAdmin):
         self, request: HttpRequest, queryset: QuerySet, search_term: str
     ) -> tuple[QuerySet, bool]:
         """Find customers with every word in their id or name; short words at the beginning of one."""
-        if search_term and not is_clean_id(search_term):
+        if search_term and not is_clean_text(search_term):
             return queryset.none(), False
         found, _ = super().get_search_results(request, queryset, "")
         for word in search_term.split():

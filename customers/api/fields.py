@@ -50,7 +50,9 @@ class Id(serializers.CharField):
             self.fail("invalid")
         text = super().to_internal_value(data)
         if text and not is_clean_id(text):
-            raise serializers.ValidationError("Write 1 to 255 printable characters.", code="value_error")
+            raise serializers.ValidationError(
+                "Write 1 to 255 printable characters, no blank at either end.", code="value_error"
+            )
         return text
 
 

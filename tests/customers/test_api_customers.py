@@ -197,6 +197,7 @@ class NewTests(ExactApiTestCase):
             ({"budget_duration": "fortnight", "max_budget": 1}, "budget_duration"),
             ({"max_budget": -1}, "max_budget"),
             ({"max_budget": 5, "spend": -0.000000001}, "spend"),
+            ({"spend": 100_000_001}, "spend"),
             ({"rpm_limit": -1}, "rpm_limit"),
             ({"model_max_budget": {"gpt-4o": 7}}, "model_max_budget"),
             ({"tpd_limit": 10}, "tpd_limit"),

@@ -4,7 +4,7 @@ from django.test import SimpleTestCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from customers.text import MAX_ID_LENGTH, clean_line, is_clean_id
+from customers.text import MAX_ID_LENGTH, clean_line, is_clean_id, is_clean_text
 
 BAD = ["\0", "\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\x9f", "\u2028", "\u2029", "\ud800", "\udfff"]
 
@@ -24,6 +24,10 @@ class IdTests(SimpleTestCase):
 
         self.assertEqual(lengths, [False, True, True, False])
         self.assertEqual(MAX_ID_LENGTH, 255)
+
+    def test_a_blank_at_either_end_makes_none(self):
+        for value in (" ", " a", "a ", "  "):
+            self.assertFalse(is_clean_id(value), repr(value))
 
 
 class LineTests(SimpleTestCase):
@@ -47,5 +51,5 @@ class LineTests(SimpleTestCase):
 
         line.encode("utf-8")
         self.assertEqual(len(line), min(len(value), 255))
-        self.assertTrue(line == "" or is_clean_id(line))
+        self.assertTrue(line == "" or is_clean_text(line))
         self.assertEqual(clean_line(line), line)

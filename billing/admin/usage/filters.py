@@ -20,7 +20,7 @@ from django.utils.http import urlencode
 
 from billing.models.spend_total import MASTER_KEY_ID
 from billing.reports import Filters
-from customers.text import is_clean_id
+from customers.text import is_clean_id, is_clean_text
 
 # Each filter, by its name in the address, and what it is in a report.
 FIELDS = {
@@ -266,7 +266,7 @@ def _is_key(text: str) -> bool:
 
 def _read_search(given: Mapping[str, list[str]], problems: list[str]) -> str:
     search = given.get("q", [""])[-1]
-    if search and not is_clean_id(search):
+    if search and not is_clean_text(search):
         problems.append("Nothing can be found by that: search for a part of a name, on one line.")
         return ""
     return search

@@ -52,8 +52,6 @@ class Command(BaseCommand):
         warnings = [*config.warnings, *plan.warnings]
         self.stdout.write(f"{config.path}: {len(plan.changes)} changes in the database.")
         self.stdout.writelines(f"  {change}\n" for change in plan.changes)
-        if config.later:
-            self.stdout.write(f"  Read, takes effect with a feature to come: {', '.join(config.later)}.")
         for warning in warnings:
             logger.warning("%s: %s", config.path, warning)
 

@@ -48,7 +48,6 @@ class Command(BaseCommand):
         self._list(
             "Database (+ made, ~ changed, - deactivated)", [line["text"] for line in report["changes"]]
         )
-        self._list("Read, takes effect with a feature to come", report["later"])
         self._list("Always so here", report["always"])
         self._list("Warnings", report["warnings"])
 
@@ -74,7 +73,6 @@ def _report(file: str) -> dict[str, Any]:
         "errors": [],
         "settings": _settings(config),
         "changes": _changes(plan),
-        "later": config.later,
         "always": [
             f"{spell(found.path)}: {found.note}" for found in config.found if found.fate == Fate.ALWAYS
         ],
