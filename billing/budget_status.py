@@ -10,12 +10,14 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from billing.budget_bars import Bar, Holder, allowances, bars_now
 from billing.models import HolderType, SpendTotal
 from billing.periods import ensure_periods
+from customers.durations import period_of
 from customers.models import Budget
 
 _ZERO = Decimal(0)
@@ -29,7 +31,7 @@ class Spending(NamedTuple):
     cost: Decimal = _ZERO
     total: SpendTotal | None = None  # None: no call yet
     period: dict[str, Any] | None = None  # of max_budget; None: no such limit
-    budget_reset_at: datetime | None = None  # None: no budget, or one for all time
+    budget_reset_at: datetime | None = None  # None: no budget, or one without a duration
     usage: Mapping[str, Any] = _NO_USAGE  # of further windows and of models, as LiteLLM names it
 
 
@@ -66,9 +68,16 @@ def spending_of(
                 "provisional": bar.provisional,
                 "remaining": bar.left,
             }
-        ends_at = bar.ends_at if bar else None
+        # Of a budget without an amount as well: its duration says when the next period begins.
+        ends_at = bar.ends_at if bar else _period_ends_at(holder.budget, at)
         found[holder.id] = Spending(spend, cost, total, period, ends_at, _usage(own) if own else _NO_USAGE)
     return found
+
+
+def _period_ends_at(budget: Budget | None, at: datetime) -> datetime | None:
+    if budget is None:
+        return None
+    return period_of(budget.duration(), at, settings.BUDGET_TIME_ZONE).ends_at
 
 
 def _usage(bars: Sequence[Bar]) -> dict[str, Any]:

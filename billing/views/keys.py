@@ -29,7 +29,7 @@ from billing.periods import start_afresh
 from billing.views import examples
 from billing.views.key_objects import key_objects
 from customers.api import Action, ApiError, ManagementView, key_owners
-from customers.api.errors import BadRequest
+from customers.api.errors import BadRequest, NotFound
 from customers.api.paging import page_of
 from customers.api.schema import described
 from customers.filtersets import KeyFilter
@@ -255,8 +255,11 @@ class DeleteKeys(KeyView):
         if not names and not aliases:
             raise BadRequest("Say which keys: `keys`, by secret or hash, or `key_aliases`.", param="keys")
         found = {**find_keys(names, at=at), **find_keys_of_aliases(aliases)}
+        if not found and not names:
+            message = f"There is no key with the alias {aliases[0]!r}."
+            raise NotFound(message, param="key_aliases", type="not_found_error")
         if not found:
-            raise no_such_key((names or aliases)[0])
+            raise no_such_key(names[0])
         for key in found.values():
             if not self.reach.has_key(key):
                 raise _not_yours("delete", param="keys")

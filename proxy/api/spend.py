@@ -171,6 +171,8 @@ def _answer(answer: Mapping[str, Any]) -> Answer:
     said = answer.get("usage")
     if not isinstance(said, Mapping) or not said:
         raise BadRequest("completion_response has no `usage`.", param="completion_response")
+    if any(isinstance(value, int | Decimal) and value < 0 for value in said.values()):
+        raise BadRequest("completion_response: `usage` counts from 0 on.", param="completion_response")
     if "prompt_tokens" in said:
         read = openai_chat.read_answer
     else:

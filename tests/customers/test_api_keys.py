@@ -258,6 +258,12 @@ class GenerateTests(KeyApiCase):
 
         self.assertEqual(BudgetPeriod.objects.get().holder_id, str(VirtualKey.objects.get().pk))
 
+    def test_a_duration_without_an_amount_says_when_its_period_ends(self):
+        token = self.made(rpm_limit=5, budget_duration="1d")["token"]
+
+        tomorrow = (timezone.now() + timedelta(days=1)).strftime("%Y-%m-%dT00:00:00")
+        self.assertTrue(self.info(token)["budget_reset_at"].startswith(tomorrow))
+
     def test_sent_twice_with_one_idempotency_key_it_is_one_key(self):
         headers = {**MASTER, "idempotency-key": "once"}
 
@@ -627,7 +633,9 @@ class DeleteTests(KeyApiCase):
 
     def test_when_none_is_there_it_is_404(self):
         self.assert_error(self.post("/key/delete", {"keys": [UNKNOWN]}), 404, "not_found_error", "key")
-        self.assert_error(self.post("/key/delete", {"key_aliases": ["zzz"]}), 404)
+        missing = self.post("/key/delete", {"key_aliases": ["zzz"]})
+        self.assert_error(missing, 404, param="key_aliases")
+        self.assertIn("the alias 'zzz'", missing.json()["error"]["message"])
         self.assert_error(self.post("/key/delete", {}), 400)
         self.assert_error(self.post("/key/delete", {"keys": []}), 400)
 

@@ -57,6 +57,13 @@ class CalculateTests(PricedTestCase):
         for answer in (message, response):
             self.assertEqual(self.cost({"model": "ours", "completion_response": answer}), expected)
 
+    def test_usage_below_zero_is_refused(self):
+        answer = {"model": "ours", "usage": {"prompt_tokens": -5, "completion_tokens": 1}}
+
+        self.assertEqual(
+            self.cost({"completion_response": answer}, status=400)["param"], "completion_response"
+        )
+
     def test_a_deployments_own_price_is_its_price(self):
         answer = {"usage": {"prompt_tokens": 1000, "completion_tokens": 1000}}
         for model, expected in (("dear", "0.003"), ("ours", "0.00075"), ("openai/listed-1", "0.00075")):
