@@ -20,7 +20,7 @@ from proxy.configuration.providers import AZURE_HOSTS, PROVIDERS, Provider, spli
 from proxy.configuration.rates import Rates, is_rate, read_rates
 from proxy.credentials import ENVIRONMENT_PREFIX, resolve
 from proxy.demo import DEMO_BASE_URL, DEMO_SCHEME
-from proxy.models.upstream import validate_base_url
+from proxy.models.upstream import header_problem, validate_base_url
 from spendproject.config_file import BadConfig, Config
 from spendproject.config_keys import KEYS, metadata
 from spendproject.strict_yaml import Path
@@ -241,8 +241,8 @@ class _Reader:
         if organization := values.get("litellm_params.organization"):
             headers["OpenAI-Organization"] = organization
         for name, value in headers.items():
-            if isinstance(value, dict | list | None) or not str(value).isprintable():
-                self._problem((*path, "litellm_params", "extra_headers"), f"write a text after {name}:")
+            if problem := header_problem(name, value):
+                self._problem((*path, "litellm_params", "extra_headers"), problem)
         return tuple(sorted((name, str(value)) for name, value in headers.items()))
 
     def _upstream_model(self, path: Path, model_name: str, model: str) -> str:

@@ -1,5 +1,6 @@
 """A provider account: where calls go, and with which credential."""
 
+import re
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
@@ -21,6 +22,27 @@ def validate_base_url(value: str) -> None:
         usable = False
     if not usable:
         raise ValidationError("Write an address such as https://api.openai.com/v1, or os.environ/NAME.")
+
+
+# The transport writes these itself: framing and the host of a call are no matter of configuration.
+_OURS = frozenset(
+    ("connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade")
+)
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
+
+
+def header_problem(name: str, value: object) -> str | None:
+    """Return what is wrong with a header to be sent with every call; None where nothing is."""
+    if not _TOKEN.fullmatch(name):
+        return f"{name!r} is no name of a header: write one such as X-Team"
+    if name.lower() in _OURS:
+        return f"{name} is set by the gateway itself"
+    text = str(value)
+    if isinstance(value, dict | list | None) or not text.isprintable():
+        return f"write a text after {name}:"
+    if not text.isascii() and text.encode("latin-1", "ignore").decode("latin-1") != text:
+        return f"{name}: a header has Latin-1 characters only"
+    return None
 
 
 class Upstream(TrackedModel):
@@ -71,3 +93,10 @@ class Upstream(TrackedModel):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        if not isinstance(self.headers, dict):
+            raise ValidationError({"headers": 'Write an object: {"X-Team": "red"}.'})
+        problems = [header_problem(str(name), value) for name, value in self.headers.items()]
+        if any(problems):
+            raise ValidationError({"headers": [problem for problem in problems if problem]})
