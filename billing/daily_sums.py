@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from billing.log_reading import key_ids
-from billing.models.spend_total import MASTER_KEY_ID
+from billing.log_reading import keys_named
 from billing.reports import Filters, Within, costs, one_instant
 from customers.api import Reach
 
@@ -65,10 +64,6 @@ def _filters(given: Mapping[str, Any], reach: Reach, start: date, end: date) -> 
     def one(name: str) -> list[str] | None:
         return [given[name]] if given.get(name) else None
 
-    keys = None
-    if given.get("api_key"):
-        ids = key_ids(given["api_key"])
-        keys = [MASTER_KEY_ID] if ids is None else [str(id_) for id_ in ids]
     own = None
     if not reach.is_all:
         key = None if reach.user_id or reach.key_id is None else str(reach.key_id)
@@ -77,7 +72,7 @@ def _filters(given: Mapping[str, Any], reach: Reach, start: date, end: date) -> 
         start=start,
         end=end,
         within=own,
-        keys=keys,
+        keys=keys_named(given.get("api_key")),
         users=one("user_id"),
         customers=one("end_user"),
         teams=one("team_id"),

@@ -270,7 +270,7 @@ class HoldDesk(threading.Thread):
                 # One of them is at fault: it must not take the others with it.
                 for waiting in batch:
                     self._serve([waiting])
-            elif batch and not _is_away(error):
+            elif not _is_away(error):
                 # The call's own fault: the others need not wait for the database.
                 logger.exception("a hold cannot be made")
                 self._answer([(waiting, HoldsAway(str(error))) for waiting in batch])

@@ -37,6 +37,11 @@ _STATEMENT_TIMEOUT = "3s"
 _IMPATIENT = "impatient_connection"  # attribute of Django's connection: which of psycopg's it was
 
 
+# Of one call, 36 million USD: whatever its body asks for (`n`: 10^20), sums over a batch of such
+# amounts stay within 64 bits.
+MOST_NANO = 1 << 55
+
+
 class Attribution(msgspec.Struct, omit_defaults=True, gc=False):
     """What is needed to book a call by its estimate: who called for what, and what it may have cost."""
 

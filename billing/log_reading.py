@@ -19,6 +19,7 @@ from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Coalesce, NullIf
 
 from billing.models import SpendLog
+from billing.models.spend_total import MASTER_KEY_ID
 from billing.rollups import CACHED, FAILED
 from billing.usage import BUCKETS
 from customers.api import Reach
@@ -219,6 +220,14 @@ def key_ids(text: str) -> list[uuid.UUID] | None:
     ids = list(keys.values_list("pk", flat=True))
     # A key that was purged has no hash any more: its calls go by its id.
     return ids if ids or (id_ := _uuid_of(text)) is None else [id_]
+
+
+def keys_named(text: str | None) -> list[str] | None:
+    """Return a report's filter for a key by its secret or hash. One query at most."""
+    if not text:
+        return None
+    ids = key_ids(text)
+    return [MASTER_KEY_ID] if ids is None else [str(id_) for id_ in ids]
 
 
 def _request_condition(text: str) -> Q:

@@ -32,7 +32,6 @@ _PER_MTOK = 1_000_000
 # outweighs, and some hundreds that explain tools to the model.
 _ADDED_TOKENS = 64
 _ADDED_FOR_TOOLS = 1_024
-_MOST_NANO = 1 << 55  # of one call: 36 million USD
 _LEAST_OUTPUT_TOKENS = 16  # the least that OpenAI's responses accept as a limit
 
 
@@ -62,23 +61,6 @@ def amount_of(
 
     Raises: NotUnderStrictBudget, UnpricedUnderBudget.
     """
-    amount = _amount_of(gateway, dialect, ask, targets, limits, at_s=at_s, card=card)
-    # Whatever a body asks for (`n`: 10²⁰), sums over a batch of such amounts stay within 64 bits.
-    return amount and amount._replace(
-        nano=min(amount.nano, _MOST_NANO), token_nano=min(amount.token_nano, _MOST_NANO)
-    )
-
-
-def _amount_of(
-    gateway: "Gateway",
-    dialect: Dialect,
-    ask: Ask,
-    targets: tuple[Target, ...],
-    limits: CallLimits,
-    *,
-    at_s: float,
-    card: Card | None,
-) -> Amount | None:
     prices = [_price(gateway, target, target.upstream_model or ask.model, at_s) for target in targets]
     own = [_own_price(card, target, ask.model, at_s) for target in targets]
     if all(price.is_free for price in prices) and all(price is None or price.is_free for price in own):

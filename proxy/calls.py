@@ -247,9 +247,9 @@ class Call:
             opened.started_us,
             self._gateway.journal.id,
             limits.claims,
-            amount.nano,
+            min(amount.nano, holds.MOST_NANO),
             holds.Attribution.of(opened, self._expected(self._targets[0])),
-            amount.token_nano,
+            min(amount.token_nano, holds.MOST_NANO),
             amount.least_tokens,
             amount.most_tokens,
         )

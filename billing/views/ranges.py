@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from django.utils import timezone
 
-from billing.log_reading import MASTER_KEY_NAME, day_of, key_ids
+from billing.log_reading import MASTER_KEY_NAME, day_of
 from billing.models.spend_total import MASTER_KEY_ID
 from customers.api.errors import BadRequest
 from customers.models import VirtualKey
@@ -62,14 +62,6 @@ def names_of(text: str | None) -> list[str] | None:
     """Return the names of a list with commas; None where it is empty."""
     names = [name.strip() for name in (text or "").split(",")]
     return [name for name in names if name] or None
-
-
-def keys_named(text: str | None) -> list[str] | None:
-    """Return a report's filter for a key by its secret or hash. One query at most."""
-    if not text:
-        return None
-    ids = key_ids(text)
-    return [MASTER_KEY_ID] if ids is None else [str(id_) for id_ in ids]
 
 
 class KeyNames(NamedTuple):

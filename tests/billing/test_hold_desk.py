@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock, skipUnless
 
+import msgspec
 import psycopg
 from django.db import connection
 from django.test import TransactionTestCase
@@ -120,6 +121,21 @@ class TestLine(TransactionTestCase):
 
         with_desk(scenario)
         self.assertEqual(figures(july()), usd("0", "25.5", "0"))
+        check_the_books()
+
+    def test_a_call_that_cannot_be_written_takes_no_other_with_it(self):
+        async def scenario(desk: HoldDesk) -> None:
+            await opened_line(desk)
+            asks = [ask_for("100") for _ in range(4)]
+            asks[1] = msgspec.structs.replace(asks[1], amount_nano=-(2**70))
+            decisions = await asyncio.gather(*map(desk.admit, asks), return_exceptions=True)
+            self.assertEqual([type(each) for each in decisions], [Granted, HoldsAway, Granted, Granted])
+            self.assertFalse(desk._is_recovering)
+            with without_thread():  # and the line goes on
+                self.assertIsInstance(await desk.admit(ask_for("100")), Granted)
+
+        with_desk(scenario)
+        self.assertEqual(figures(july()), usd("0", "1.25", "0"))
         check_the_books()
 
     def test_what_does_not_fit_the_thread_refuses_by_name(self):

@@ -670,6 +670,20 @@ class ErrorTests(SimpleTestCase):
                 self.assertNotIn("\0", text)
                 self.assertLessEqual(len(text), 255)
 
+    async def test_a_call_that_cannot_be_recorded_is_answered_and_holds_nothing(self):
+        provider = Provider()
+        async with playing(self, one=provider) as play:
+            desk = play.gateway.hold_desk = mock.Mock()
+            unwritable = mock.patch.object(play.gateway.journal, "append", side_effect=OverflowError("int"))
+            with unwritable, self.assertLogs("proxy.calls", "ERROR"):
+                call = play.start()
+                head, _ = await play.whole(call)
+                await play.settled()
+
+            self.assertEqual((head.status, len(provider.requests)), (500, 0))
+            desk.give_back.assert_called_once_with(call._opened.call_id)
+            self.assertEqual(play.gateway.calls, set())
+
     async def test_a_compressed_answer_is_read_all_the_same(self):
         import gzip
 
