@@ -42,6 +42,8 @@ _DAY_MS = 86_400_000
 _HOURS = (2, 1, 1, 1, 1, 2, 4, 8, 16, 22, 24, 22, 18, 22, 24, 22, 18, 14, 10, 8, 7, 6, 4, 3)  # weights, UTC
 _WEEKEND = 0.35  # of a working day
 _FAVOURITE = 0.9  # of a caller's calls are for one model
+_UNPRICED = "in-house-13b"  # a model without a price: pages always have some calls of it to show
+_RANK_OF_UNPRICED = 10  # by how often a caller calls: the one whose model it is
 _to_json = msgspec.json.Encoder().encode
 
 _CALLER_COLUMNS = ("customer_id", "key_id", "team_id", "user_id", "tags", "client_tool", "user_agent")
@@ -88,7 +90,7 @@ MODELS = (
     Model("gpt-5-mini", "openai", "openai_responses", 9, 1800, 500, 8),
     Model("claude-haiku-4-5", "anthropic", "anthropic_messages", 8, 3000, 250, 6),
     Model("text-embedding-3-small", "openai", "openai_embeddings", 6, 500, 0, 0),
-    Model("in-house-13b", "in-house", "openai_chat", 1, 700, 200, 20),  # which has no price
+    Model(_UNPRICED, "in-house", "openai_chat", 1, 700, 200, 20),
 )
 _TOOLS = (
     ("OpenAI SDK", "OpenAI/Python 1.60.0", 50),
@@ -177,7 +179,7 @@ def _callers(customers: Sequence[str], dice: random.Random) -> list[Caller]:
     keys = _keys()
     tools, tool_weights = _TOOLS, [weight for _, _, weight in _TOOLS]
     found = []
-    for customer_id in [customers[0], None, None, *customers[1:]]:
+    for rank, customer_id in enumerate([customers[0], None, None, *customers[1:]], start=1):
         key_id, team_id, user_id = keys[int(len(keys) * dice.random() ** 2)]
         tool, agent, _ = dice.choices(tools, tool_weights)[0]
         tags = [
@@ -187,7 +189,8 @@ def _callers(customers: Sequence[str], dice: random.Random) -> list[Caller]:
         if agent:
             tags.append(f"User-Agent: {agent.split('/')[0]}")
         values = (customer_id, key_id, team_id, user_id, _to_json(tags).decode(), tool, agent)
-        found.append(Caller(values, dice.choices(MODELS, [model.weight for model in MODELS])[0].name))
+        favourite = dice.choices(MODELS, [model.weight for model in MODELS])[0]
+        found.append(Caller(values, _UNPRICED if rank == _RANK_OF_UNPRICED else favourite.name))
     return found
 
 
