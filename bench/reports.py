@@ -201,8 +201,8 @@ class _Names(NamedTuple):
 
 def _names() -> _Names:
     """Read what there is, and have the last day open, as today is."""
+    from billing.demo.seeding import MODELS
     from billing.models import ClosedSpan, DailyOverview, TagSetMember
-    from billing.seeding import MODELS
     from customers.models import Team, User, VirtualKey
 
     last = DailyOverview.objects.order_by("-pk").values_list("day", flat=True)[0]

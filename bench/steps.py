@@ -43,9 +43,9 @@ def run() -> list[tuple[str, float]]:
 async def _run(folder: str) -> list[tuple[str, float]]:
     from django.conf import settings
 
-    from billing.journal import Journal
+    from billing.booking.journal import Journal
+    from billing.booking.records import Opened, encode
     from billing.models import Price
-    from billing.records import Opened, encode
     from billing.usage import Usage
     from customers.keys import hash_secret
     from proxy.callers import Caller

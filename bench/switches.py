@@ -23,7 +23,7 @@ def budget(is_on: bool) -> None:
 
 def webhooks(is_on: bool) -> None:
     from billing.models import WebhookEndpoint
-    from billing.webhooks import create_endpoint, update_endpoint
+    from billing.webhooks.endpoints import create_endpoint, update_endpoint
 
     endpoint = WebhookEndpoint.objects.first()
     if endpoint is None:

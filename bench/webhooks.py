@@ -82,8 +82,8 @@ def _measure(events: int, batch: int, url: str) -> int:
     import django
 
     django.setup()
-    from billing.events import forget_receivers
-    from billing.webhooks import create_endpoint
+    from billing.webhooks.endpoints import create_endpoint
+    from billing.webhooks.events import forget_receivers
 
     for name, value in describe():
         print(f"{name}: {value}")
@@ -133,9 +133,9 @@ def _deliver(events: int) -> tuple[float, float]:
     """Return how long it takes to deliver what is due, in seconds by the clock and of CPU."""
     from django.db.models import Max
 
-    from billing.deliverer import deliver
     from billing.models import Delivery
     from billing.sinks.registry import make_sinks
+    from billing.webhooks.deliverer import deliver
 
     began, began_cpu = datetime.now(UTC), time.process_time()
     attempts = deliver(sinks=make_sinks, seconds=600, linger=10)

@@ -33,7 +33,7 @@ def reporting_time_zone(app_configs: Any, **kwargs: Any) -> list[Error]:
 
 @register()
 def terms_of_providers(app_configs: Any, **kwargs: Any) -> list[Error]:
-    from billing.terms import read_terms  # models are loaded later than this module
+    from billing.prices.terms import read_terms  # models are loaded later than this module
 
     try:
         read_terms(settings.COST_DISCOUNTS, settings.COST_MARGINS)
@@ -144,8 +144,8 @@ def handout_frame_ancestors(app_configs: Any, **kwargs: Any) -> list[Error]:
 @register()
 def webhook_settings(app_configs: Any, **kwargs: Any) -> list[Error]:
     """Refuse a secret that no receiver could check with, and networks that are none."""
-    from billing.egress import RefusedAddress, check_url, read_allowed
-    from billing.webhooks import is_secret  # models are loaded later than this module
+    from billing.webhooks.egress import RefusedAddress, check_url, read_allowed
+    from billing.webhooks.endpoints import is_secret  # models are loaded later than this module
 
     errors = []
     if settings.WEBHOOK_SECRET and not is_secret(settings.WEBHOOK_SECRET):

@@ -10,20 +10,20 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 
-from billing import summaries
 from billing.alerts.health import forget_old_alerts
 from billing.alerts.schedule import check_rules
-from billing.deliverer import deliver as deliver_due
-from billing.deliveries import give_up_old, prune
+from billing.booking import summaries
+from billing.booking.partitions import ensure_partitions
+from billing.books.reconciliation import AlreadyRepairing, compare, record
+from billing.books.retention import NotSealable, due_months, seal_month
 from billing.models import JournalCheckpoint, ReconcileRun
-from billing.partitions import ensure_partitions
-from billing.price_sync import sync_if_automatic
-from billing.reconciliation import AlreadyRepairing, compare, record
-from billing.repricing import run_unfinished
-from billing.retention import NotSealable, due_months, seal_month
+from billing.prices.repricing import run_unfinished
+from billing.prices.sync import sync_if_automatic
+from billing.reporting.spend_report import send_due_reports
 from billing.sinks.registry import make_sinks
-from billing.spend_report import send_due_reports
-from billing.webhooks import follow_environment
+from billing.webhooks.deliverer import deliver as deliver_due
+from billing.webhooks.deliveries import give_up_old, prune
+from billing.webhooks.endpoints import follow_environment
 from customers.api.idempotency import forget_answers
 from customers.models import Change
 

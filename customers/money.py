@@ -3,7 +3,7 @@ Money at rest: signed integers of nano-dollars in the database, `Decimal` in Pyt
 
 A nano-dollar is 10⁻⁹ USD; 64 bits of them reach ±9.2 billion dollars. Sums of
 integers are equal on every database, which is what makes "one number" provable.
-How a price becomes a cost is in `billing/pricing.py`.
+How a price becomes a cost is in `billing/prices/pricing.py`.
 """
 
 from decimal import Decimal

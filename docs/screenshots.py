@@ -39,8 +39,8 @@ import random
 
 from django.utils import timezone
 
-from billing.budget_bars import allowances
-from billing.periods import start_afresh
+from billing.budgets.bars import allowances
+from billing.budgets.periods import start_afresh
 from customers.models import Budget, Customer
 from tests.billing.budgets import admitted, settle
 
@@ -75,10 +75,10 @@ from decimal import Decimal
 from django.test import override_settings
 from django.utils import timezone
 
-from billing.budget_bars import allowances
+from billing.budgets.bars import allowances
 from billing.models import Delivery
 from billing.tasks import check_alerts, deliver
-from billing.webhooks import create_endpoint
+from billing.webhooks.endpoints import create_endpoint
 from customers.models import Budget, Customer
 from customers.services.handout_links import make_handout_link
 from tests.billing.budgets import admitted, settle

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from billing.holds import Claim, Granted, Refused
+from billing.budgets.holds import Claim, Granted, Refused
 from billing.models.spend_total import HolderType
-from billing.pricing import ResolvedPrice
-from billing.rate_cards import Card
+from billing.prices.pricing import ResolvedPrice
+from billing.prices.rate_cards import Card
 from customers.money import from_nano, plain_usd
 from customers.text import clean_line
 from proxy.catalog import Target

@@ -24,7 +24,7 @@ from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 
-from billing.rate_cards import Card, load_rate_cards
+from billing.prices.rate_cards import Card, load_rate_cards
 from customers.allowed_routes import routes_of
 from customers.models import Customer, GatewayLimits, Tag, TeamMembership, User, VirtualKey
 from proxy.errors import DatabaseAway

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import msgspec
 
-from billing import holds
-from billing.hold_desk import HoldsAway
-from billing.holds import Granted, Refused
-from billing.journal import JournalFull
-from billing.pricing import ResolvedPrice, cost_of
-from billing.rate_cards import Card, charge_nano
-from billing.records import Closed, Opened, Sent
-from billing.terms import billed_units, with_search_size
+from billing.booking.journal import JournalFull
+from billing.booking.records import Closed, Opened, Sent
+from billing.budgets import holds
+from billing.budgets.hold_desk import HoldsAway
+from billing.budgets.holds import Granted, Refused
+from billing.prices.pricing import ResolvedPrice, cost_of
+from billing.prices.rate_cards import Card, charge_nano
+from billing.prices.terms import billed_units, with_search_size
 from billing.usage import NO_USAGE, Units, Usage
 from customers.money import NANO_PER_USD, from_nano
 from customers.text import clean_line

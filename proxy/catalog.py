@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import httpx
 
 from billing.models import Price
-from billing.price_sources import canonical_model
-from billing.pricing import PriceBook, ResolvedPrice, resolve
+from billing.prices.pricing import PriceBook, ResolvedPrice, resolve
+from billing.prices.sources import canonical_model
 from proxy.credentials import ENVIRONMENT_PREFIX
 from proxy.credentials import resolve as resolve_reference
 from proxy.headers import UpstreamHeaders

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import httpx
 from django.db import connection
 
-from billing.estimates import Estimator
-from billing.hold_desk import HoldDesk
+from billing.booking.estimates import Estimator
+from billing.booking.journal import Journal, JournalFull
+from billing.booking.recorder import Recorder, Syncer
+from billing.booking.records import Record
+from billing.booking.write_turn import WriteTurn
+from billing.budgets.hold_desk import HoldDesk
 from billing.installation import installation_id
-from billing.journal import Journal, JournalFull
-from billing.recorder import Recorder, Syncer
-from billing.records import Record
-from billing.terms import read_terms
-from billing.webhooks import follow_environment
-from billing.write_turn import WriteTurn
+from billing.prices.terms import read_terms
+from billing.webhooks.endpoints import follow_environment
 from customers.ids import uuid7_bytes, uuid7_text
 from proxy.authentication import Authenticator
 from proxy.body_waits import BodyWaits

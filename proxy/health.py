@@ -16,8 +16,8 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from kombu import Connection
 
-from billing import deliveries
 from billing.alerts.health import alert_health
+from billing.webhooks import deliveries
 from proxy import gateway
 from spendproject import __version__
 

@@ -12,11 +12,11 @@ from decimal import Decimal
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from billing.litellm_rates import names_of_rates
 from billing.models import Price
 from billing.models.price import PRICING_FIELDS
-from billing.price_sources import canonical_model, context_windows
-from billing.pricing import PriceBook
+from billing.prices.litellm_rates import names_of_rates
+from billing.prices.pricing import PriceBook
+from billing.prices.sources import canonical_model, context_windows
 from customers.api.errors import BadRequest
 from customers.money import plain_usd
 from proxy.configuration.entries import Entry, read_entries

@@ -27,7 +27,7 @@ import msgspec
 from django.core.cache import caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from billing.records import Opened
+from billing.booking.records import Opened
 from proxy.catalog import Target
 from proxy.dialects.base import UNREADABLE, Ask, CacheControl, Dialect
 from proxy.errors import BadCall

@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.core.exceptions import ValidationError
 
+from billing.budgets.holds import Claim
+from billing.budgets.periods import PeriodKey
 from billing.bulk import microseconds
-from billing.holds import Claim
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
-from billing.periods import PeriodKey
 from customers.budget_windows import BudgetWindow
 from customers.durations import CurrentPeriods, Duration
 from customers.model_limits import ModelLimit

@@ -14,7 +14,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from billing.records import Closed, Opened
+from billing.booking.records import Closed, Opened
 from customers.text import clean_line
 from proxy import admission, gateway
 from proxy.callers import Caller

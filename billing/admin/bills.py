@@ -22,8 +22,8 @@ from billing.bill_import.comparing import (
     import_bill,
 )
 from billing.models import Price, ProviderBill
-from billing.what_if import Answer, BadQuestion, Question, answer
-from billing.words import percent
+from billing.prices.what_if import Answer, BadQuestion, Question, answer
+from billing.reporting.words import percent
 from customers.admin.common import GatewayAdmin
 from customers.admin.display import moment
 from customers.api.json import write_exact

@@ -26,9 +26,9 @@ from billing.admin.attached import (
 )
 from billing.admin.naming import holder_link, key_names
 from billing.admin.overspend import overspend_of
-from billing.budget_bars import Allowance, Holder, allowances, bars_now, tightest
+from billing.budgets.bars import Allowance, Holder, allowances, bars_now, tightest
+from billing.budgets.periods import PeriodKey, ensure_periods, start_afresh
 from billing.models import BudgetPeriod, SpendTotal
-from billing.periods import PeriodKey, ensure_periods, start_afresh
 from customers.admin.budget import BudgetAdmin
 from customers.models import Budget
 from customers.words import EMPTY, count

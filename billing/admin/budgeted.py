@@ -20,9 +20,9 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from unfold.views import ChangeList
 
-from billing.budget_bars import Bar, Holder, bars_now, duration_text, tightest, with_calls
+from billing.budgets.bars import Bar, Holder, bars_now, duration_text, tightest, with_calls
+from billing.budgets.periods import PeriodKey, start_afresh
 from billing.models import BudgetPeriod, HolderType
-from billing.periods import PeriodKey, start_afresh
 from customers.words import EMPTY
 
 PERIODS_PER_PAGE = 50

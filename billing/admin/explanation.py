@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 
 from billing.models import Adjustment, Price, SpendLog
-from billing.pricing import CostPart, explain_cost, resolve
+from billing.prices.pricing import CostPart, explain_cost, resolve
 from billing.usage import DISCOUNT, MARGIN, MARGIN_FIXED, OWN_PRICE, REPORTED_COST
 from customers.admin.display import link_to, moment
 from customers.money import from_nano

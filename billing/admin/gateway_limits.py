@@ -7,7 +7,7 @@ from django.contrib.admin.utils import unquote
 from django.http import HttpRequest, HttpResponse
 
 from billing.admin.budgeted import BudgetedMixin
-from billing.budget_bars import Holder
+from billing.budgets.bars import Holder
 from billing.models import HolderType
 from billing.models.spend_total import GATEWAY_ID
 from customers.admin.gateway import GatewayLimitsAdmin

@@ -22,7 +22,7 @@ from django.utils.http import urlencode
 from billing.admin.budgeted import LOG_FILTERS, BudgetedMixin
 from billing.admin.calls import calls_table
 from billing.admin.naming import UuidText
-from billing.budget_bars import Holder
+from billing.budgets.bars import Holder
 from billing.models import HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import team_member_id
 from customers.admin.customer import CustomerAdmin

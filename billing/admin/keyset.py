@@ -20,9 +20,9 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from unfold.views import ChangeList
 
-from billing.log_reading import LOOKED_AT, LOOKED_AT_SCATTERED
 from billing.models import HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
+from billing.reporting.log_reading import LOOKED_AT, LOOKED_AT_SCATTERED
 from customers.text import is_clean_id
 
 BEFORE, AFTER = "before", "after"

@@ -21,12 +21,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
 
-from billing import words
 from billing.admin.calls import calls_table, first_call_url
 from billing.admin.naming import holder_link, key_names
 from billing.admin.overspend import COUNTED_PERIODS, SPENT, overspend_of
 from billing.admin.usage.filters import month_of
-from billing.budget_bars import Bar
+from billing.budgets.bars import Bar
 from billing.models import (
     Alert,
     BudgetPeriod,
@@ -38,7 +37,8 @@ from billing.models import (
     WebhookEndpoint,
 )
 from billing.models.spend_total import GATEWAY_ID
-from billing.reports import Filters, by_day
+from billing.reporting import words
+from billing.reporting.reports import Filters, by_day
 from customers.admin.display import link_to, moment
 from customers.words import count, usd
 

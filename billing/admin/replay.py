@@ -17,7 +17,7 @@ from django.conf import settings
 
 from billing.admin.attached import biggest
 from billing.admin.naming import holder_link, key_names
-from billing.budget_bars import Allowance, allowances
+from billing.budgets.bars import Allowance, allowances
 from billing.bulk import microseconds
 from billing.models import HolderType, SpendLog
 from customers.durations import CurrentPeriods, Duration, period_of

@@ -10,10 +10,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
-from billing import repricing
 from billing.admin import unpriced
-from billing.closed_months import NotClosable, close_month, month_of, open_month
+from billing.books.closed_months import NotClosable, close_month, month_of, open_month
 from billing.models import ClosedMonth, Repricing
+from billing.prices import repricing
 from customers.admin.common import GatewayAdmin, LedgerAdmin
 from customers.admin.display import badge, moment
 from customers.words import count, usd

@@ -43,8 +43,8 @@ from billing.admin.log_filters import (
     UserFilter,
 )
 from billing.admin.log_search import HELP, search_conditions
+from billing.books.sealed import kept_since
 from billing.models import SpendLog
-from billing.sealed import kept_since
 from customers.admin.common import LedgerAdmin
 from customers.admin.display import badge, link_to, moment
 from customers.models import Team, User

@@ -21,13 +21,14 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
 
-from billing import repricing, tasks
+from billing import tasks
 from billing.admin.naming import holder_link, key_names
 from billing.admin.price import PriceForm
 from billing.models import Price
 from billing.models.price import RATE_FIELDS
-from billing.repricing import Diff, Selection
-from billing.unpriced import Unpriced, nearest_price, queue
+from billing.prices import repricing
+from billing.prices.repricing import Diff, Selection
+from billing.prices.unpriced import Unpriced, nearest_price, queue
 from customers.admin.display import moment
 from customers.money import from_nano
 from customers.words import EMPTY, count, usd

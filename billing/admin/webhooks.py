@@ -15,13 +15,13 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesRadioFilter
 from unfold.decorators import action
 
-from billing import deliveries
-from billing.events import forget_receivers
 from billing.models import Channel, Delivery, DeliveryLane, Event, WebhookEndpoint
 from billing.models.delivery import lane_of
 from billing.models.event import from_wire_id
-from billing.wakeups import wake_deliverer
-from billing.webhooks import delete_endpoint, post_test_event, rotate_secret, update_endpoint
+from billing.webhooks import deliveries
+from billing.webhooks.endpoints import delete_endpoint, post_test_event, rotate_secret, update_endpoint
+from billing.webhooks.events import forget_receivers
+from billing.webhooks.wakeups import wake_deliverer
 from customers.admin.common import GatewayAdmin, LedgerAdmin
 from customers.admin.display import badge, link_to, moment
 from customers.admin.paging import CappedAdminMixin

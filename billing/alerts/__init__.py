@@ -8,5 +8,5 @@ Alerts: who is told of what, exactly once.
     words.py      what the event says
     health.py     what readiness says
 
-Delivering is the outbox's business (`billing/deliveries.py`, `billing/sinks/`).
+Delivering is the outbox's business (`billing/webhooks/deliveries.py`, `billing/sinks/`).
 """

@@ -24,11 +24,11 @@ from django.db.models import Q
 from billing.alerts.budgets import soft_budgets
 from billing.alerts.raising import Finding, raise_alerts
 from billing.alerts.rules import BudgetRules, budget_rules
+from billing.booking.records import CallRecords
+from billing.budgets.periods import Moved, Moves
 from billing.bulk import from_microseconds
 from billing.models import AlertRule, BudgetPeriod, HolderType, SpendLog
 from billing.models.spend_total import team_member_id
-from billing.periods import Moved, Moves
-from billing.records import CallRecords
 from customers.money import from_nano, to_nano
 
 logger = logging.getLogger(__name__)

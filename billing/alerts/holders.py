@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
-from billing.log_reading import MASTER_KEY_NAME
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, HolderType, team_member_id
+from billing.reporting.log_reading import MASTER_KEY_NAME
 from customers.keys import named_hash
 from customers.models import Team, TeamMembership, User, VirtualKey
 

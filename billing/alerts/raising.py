@@ -17,9 +17,9 @@ from django.conf import settings
 from billing.alerts import words
 from billing.alerts.secrets import slack_target
 from billing.alerts.words import Subject
-from billing.events import NewEvent, Target, current_receivers, insert_deliveries, write_events
 from billing.models import Alert, AlertRule
 from billing.models.delivery import Channel, lane_of
+from billing.webhooks.events import NewEvent, Target, current_receivers, insert_deliveries, write_events
 from customers.ids import uuid7_at
 from customers.money import plain_usd
 

@@ -12,8 +12,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+from billing.budgets.periods import Watch
 from billing.models import AlertRule
-from billing.periods import Watch
 from customers.models import Budget
 from customers.money import to_nano
 

@@ -29,12 +29,12 @@ from django.db.models import (
     Value,
 )
 
-from billing import reports
 from billing.alerts import words
 from billing.alerts.budgets import holders_with_soft_budgets_alone, period_of_budget
 from billing.alerts.crossing import of_period, soft_findings
 from billing.alerts.raising import Finding, raise_alerts
-from billing.forecast import PACE_DAYS, Pace, forecast, pace_of_days
+from billing.budgets.forecast import PACE_DAYS, Pace, forecast, pace_of_days
+from billing.budgets.periods import PeriodKey, ensure_periods
 from billing.models import (
     Alert,
     AlertRule,
@@ -47,8 +47,8 @@ from billing.models import (
 )
 from billing.models.delivery import Channel, lane_of
 from billing.models.spend_total import GATEWAY_ID
-from billing.periods import PeriodKey, ensure_periods
-from billing.reports import Filters
+from billing.reporting import reports
+from billing.reporting.reports import Filters
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from billing.egress import RefusedAddress, check_url
+from billing.webhooks.egress import RefusedAddress, check_url
 from customers.sealing import seal, unseal
 
 _PURPOSE = "slack-url"

@@ -19,9 +19,9 @@ from urllib.parse import urljoin
 from django.conf import settings
 from django.urls import NoReverseMatch, reverse
 
-from billing.events import customer_group
 from billing.models import AlertRule, HolderType
-from billing.words import plural
+from billing.reporting.words import plural
+from billing.webhooks.events import customer_group
 from customers.models import Customer, Team, User, VirtualKey
 from customers.money import plain_usd
 from customers.words import count, usd

@@ -2,7 +2,7 @@
 Billed beside booked: by day and model, how much of a provider's bill went through the gateway.
 
 Booked is read from the daily rollup, adjustments included on the day they were booked. A model
-of the bill takes in the names that stand for it (`billing/model_names.py`): the bill may say
+of the bill takes in the names that stand for it (`billing/prices/model_names.py`): the bill may say
 `gpt-4o` where calls went to `gpt-4o-2024-08-06`. Days of bills are UTC; where the reporting
 zone is another, days do not match exactly and sums over several do better.
 
@@ -20,9 +20,9 @@ from django.db import transaction
 from django.db.models import Sum
 
 from billing.bill_import.formats import BadBill, read_bill
-from billing.model_names import names_of
 from billing.models import DailyOverview, ProviderBill, ProviderBillLine
-from billing.price_sources import canonical_model
+from billing.prices.model_names import names_of
+from billing.prices.sources import canonical_model
 from customers.money import from_nano, to_nano
 
 LARGEST_GAPS = 20

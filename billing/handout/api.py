@@ -21,9 +21,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from billing.customer_limits import Limit, Outlook
+from billing.budgets.customer_limits import Limit, Outlook
 from billing.handout.told import Standing, Told, standing_told, today_at, usage_told
-from billing.reports import Figures
+from billing.reporting.reports import Figures
 from customers.api.errors import AccessError, BadRequest, Envelope
 from customers.api.json import AlwaysFirst, ExactJSONParser, ExactJSONRenderer
 from customers.api.schema import ManagementSchema, described

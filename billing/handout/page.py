@@ -20,10 +20,10 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.views.decorators.http import require_safe
 
-from billing import words
-from billing.drawings import burn_up, stack
 from billing.handout.told import Standing, Told, days_of, spend_by_day, standing_told, today_at, usage_told
-from billing.reports import Figures, Row
+from billing.reporting import words
+from billing.reporting.drawings import burn_up, stack
+from billing.reporting.reports import Figures, Row
 from customers.models import HandoutLink
 from customers.services.handout_links import HandoutOver, UnknownHandout, find_handout_link
 from customers.words import count, usd

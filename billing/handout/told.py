@@ -13,9 +13,19 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 
-from billing.customer_limits import Limit, Outlook, outlooks, own_limits
+from billing.budgets.customer_limits import Limit, Outlook, outlooks, own_limits
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Amounts, Figures, Filters, Row, added, amounts_by_day, by, by_day, one_instant
+from billing.reporting.reports import (
+    Amounts,
+    Figures,
+    Filters,
+    Row,
+    added,
+    amounts_by_day,
+    by,
+    by_day,
+    one_instant,
+)
 from customers.models import Customer, HandoutLink, VirtualKey
 
 MOST_MODELS = 50

@@ -17,7 +17,7 @@ from django.db.models import Q
 
 from billing.models import HolderType, SpendTotal
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Filters
+from billing.reporting.reports import Filters
 from customers.models import Customer, Tag, Team, User, VirtualKey
 from customers.text import is_clean_id
 

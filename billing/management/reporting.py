@@ -1,7 +1,7 @@
 """
 The reports of the commands, as sheets: what is in a line, in which order, and what is said below.
 
-The figures are those of `billing/reports.py`, all of one command at one instant. The notes
+The figures are those of `billing/reporting/reports.py`, all of one command at one instant. The notes
 are never left out: what nobody is charged for, what has no price, what is estimated.
 """
 
@@ -26,8 +26,8 @@ from billing.management.tables import (
 )
 from billing.models import HolderType
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Dimension, Filters, Tally, grouped, tally
-from billing.words import percent, span
+from billing.reporting.reports import Dimension, Filters, Tally, grouped, tally
+from billing.reporting.words import percent, span
 from customers.money import from_nano
 from customers.words import usd
 
@@ -95,7 +95,7 @@ def by_day_model_key(filters: Filters, *, limit: int) -> Sheet:
 
 
 def is_about_customers(filters: Filters) -> bool:
-    """Tell whether spend is what customers are charged, as in `billing.reports`."""
+    """Tell whether spend is what customers are charged, as in `billing.reporting.reports`."""
     return filters.customers is not None or bool(filters.without_customers)
 
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from billing.reports import Tally
-from billing.spreadsheets import spreadsheet_safe
-from billing.words import percent
+from billing.reporting.reports import Tally
+from billing.reporting.spreadsheets import spreadsheet_safe
+from billing.reporting.words import percent
 from customers.money import from_nano, plain_usd
 from customers.words import count, usd
 

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import migrations, models
 
 import customers.money
-from billing.partitions import TABLE, CreatePartitionedModel
+from billing.booking.partitions import TABLE, CreatePartitionedModel
 
 
 def add_default_partition_and_tag_index(apps, schema_editor):

@@ -1,7 +1,7 @@
 """
 Daily rollups: what reports, charts and exports read instead of the log.
 
-Written in the transaction that books the calls (`billing/rollups.py`). A day is one of
+Written in the transaction that books the calls (`billing/booking/rollups.py`). A day is one of
 the reporting time zone. Where a call has no customer, team, …, the column is empty; the
 nil UUID is the master key's, or says that there are no tags; 0 is no deployment: so that
 a row has one natural key.

@@ -23,7 +23,7 @@ class EventCounter(models.Model):
 
 
 class Event(models.Model):
-    """One event, written by `billing.events.write_events` alone, and never changed.
+    """One event, written by `billing.webhooks.events.write_events` alone, and never changed.
 
     `text` is exactly what is posted: its numbers have all their digits. A reader who has
     seen sequence 7 will never be shown a 6 that was committed later.

@@ -28,7 +28,7 @@ class Hold(LedgerModel):
     journal_id = models.UUIDField()
     started_at = models.DateTimeField()
     lease_expires_at = models.DateTimeField(null=True, db_index=True)  # read by the sweep over expired leases
-    attribution = models.JSONField(null=True)  # `billing.holds.Attribution`
+    attribution = models.JSONField(null=True)  # `billing.budgets.holds.Attribution`
 
     class Meta:
         constraints = [

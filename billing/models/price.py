@@ -8,14 +8,14 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 
-from billing.model_names import WILDCARD, names_of
+from billing.prices.model_names import WILDCARD, names_of
 from billing.usage import UNITS, unit_of
 from customers.models import TrackedModel
 from customers.models.change import TrackedQuerySet
 
 
 def _rate(verbose_name: str) -> models.DecimalField:
-    """Return a rate: null means "not given", and the rules of `billing.pricing` say what stands in."""
+    """Return a rate: null means "not given", and the rules of `billing.prices.pricing` say what stands in."""
     return models.DecimalField(
         verbose_name,
         max_digits=20,

@@ -1,7 +1,7 @@
 """
 What is left of log rows that retention removed: the sums that go on proving everything else.
 
-A row goes in the transaction that adds it to its balances (`billing/retention.py`), so at
+A row goes in the transaction that adds it to its balances (`billing/books/retention.py`), so at
 every instant: sealed balances + logs + adjustments = totals = rollups = periods. The days
 of a sealed month are no longer made again from the log: `DailySpend` is then its own
 record, and the balances of its holders prove it.

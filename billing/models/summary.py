@@ -1,7 +1,7 @@
 """
 Summaries: the daily rollups of days that are over, added up further, so that long reports read little.
 
-A row is of a **span**: one day, four, sixteen, or a month (`billing/summaries.py`). Only
+A row is of a **span**: one day, four, sixteen, or a month (`billing/booking/summaries.py`). Only
 spans that have a `ClosedSpan` are read; whoever books into a day opens its spans again,
 in the same transaction.
 """

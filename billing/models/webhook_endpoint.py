@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from billing.egress import RefusedAddress, check_url
+from billing.webhooks.egress import RefusedAddress, check_url
 from customers.models import TrackedModel
 from customers.sealing import CannotUnseal, seal, unseal
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from billing.models import Event
-from billing.words import MINUS, plural, short_usd
+from billing.reporting.words import MINUS, plural, short_usd
 from customers.words import count, usd
 
 _TITLES = {

@@ -15,10 +15,10 @@ from django.conf import settings
 from django.db import connection
 
 from billing.alerts.secrets import slack_target, unsealed_url
-from billing.egress import GuardedTransport, RefusedAddress
 from billing.models import AlertRule, Delivery, Event
 from billing.sinks.base import Outcome
 from billing.sinks.notice import Listed, Notice, notice_of
+from billing.webhooks.egress import GuardedTransport, RefusedAddress
 from customers.sealing import CannotUnseal
 
 _MARKS = {"High": ":red_circle:", "Medium": ":large_orange_circle:", "Low": ":large_blue_circle:"}

@@ -22,9 +22,9 @@ import httpx
 from django.conf import settings
 from standardwebhooks import Webhook
 
-from billing.egress import GuardedTransport, RefusedAddress
 from billing.models import Channel, Delivery, Event, WebhookEndpoint
 from billing.sinks.base import Outcome
+from billing.webhooks.egress import GuardedTransport, RefusedAddress
 from customers.sealing import CannotUnseal
 from spendproject import __version__
 

@@ -22,8 +22,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
-from billing.log_reading import keys_named
-from billing.reports import Dimension, Filters, Group, Tally, grouped, one_instant, ranked, tally
+from billing.reporting.log_reading import keys_named
+from billing.reporting.reports import Dimension, Filters, Group, Tally, grouped, one_instant, ranked, tally
 from billing.views.ranges import KeyNames, days_of, key_names, names_of
 from billing.views.spend import nano_of, sum_of, usd
 from customers.api import Action, Envelope, ManagementView

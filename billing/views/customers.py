@@ -12,8 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ValidationError
 
-from billing.adjustments import initial_spend
-from billing.budget_status import Spending, prepare_periods, spending_of
+from billing.books.adjustments import initial_spend
+from billing.budgets.status import Spending, prepare_periods, spending_of
 from billing.models import HolderType
 from billing.views import examples
 from billing.views.budgets import budget_object

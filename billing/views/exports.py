@@ -17,7 +17,7 @@ from django.urls import path
 from rest_framework.request import Request
 from rest_framework.serializers import Serializer
 
-from billing.reports import Dimension, Filters, Group, grouped, in_parts
+from billing.reporting.reports import Dimension, Filters, Group, grouped, in_parts
 from billing.views.activity import (
     CUSTOMER,
     ENDPOINTS,

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from billing.budget_status import Spending, spending_of
+from billing.budgets.status import Spending, spending_of
 from billing.models import HolderType
 from billing.views.budgets import budget_object, windows_object
 from customers.allowed_routes import routes_of

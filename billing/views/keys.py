@@ -20,12 +20,12 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.adjustments import initial_spend
 from billing.admin.naming import UuidText
-from billing.budget_bars import Holder, bars_now
-from billing.budget_status import prepare_periods, prepare_periods_of_many, spending_of
+from billing.books.adjustments import initial_spend
+from billing.budgets.bars import Holder, bars_now
+from billing.budgets.periods import start_afresh
+from billing.budgets.status import prepare_periods, prepare_periods_of_many, spending_of
 from billing.models import HolderType, SpendTotal
-from billing.periods import start_afresh
 from billing.views import examples
 from billing.views.key_objects import key_objects
 from customers.api import Action, ApiError, ManagementView, key_owners

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from billing.budget_status import Spending
+from billing.budgets.status import Spending
 from billing.views.budgets import budget_object
 from billing.views.key_objects import key_objects, limits_object
 from customers.models import Budget

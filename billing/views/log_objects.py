@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db.models.functions import Length
 
-from billing.log_reading import MASTER_KEY_NAME
+from billing.booking.rollups import CACHED, FAILED
 from billing.models import Price, SpendLog
-from billing.pricing import ResolvedPrice, explain_cost, resolve
-from billing.rollups import CACHED, FAILED
+from billing.prices.pricing import ResolvedPrice, explain_cost, resolve
+from billing.reporting.log_reading import MASTER_KEY_NAME
 from billing.usage import DISCOUNT, Usage, unit_of
 from customers.models import Team, VirtualKey
 from customers.money import from_nano, to_nano

@@ -11,8 +11,10 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.daily_sums import DaySums, daily_sums, sums_of
-from billing.log_reading import (
+from billing.models import SpendLog
+from billing.models.spend_total import MASTER_KEY_ID
+from billing.reporting.daily_sums import DaySums, daily_sums, sums_of
+from billing.reporting.log_reading import (
     CAP,
     Found,
     Range,
@@ -22,8 +24,6 @@ from billing.log_reading import (
     moments_range,
     read_page,
 )
-from billing.models import SpendLog
-from billing.models.spend_total import MASTER_KEY_ID
 from billing.views.log_objects import (
     BODIES_EXAMPLE,
     FULL_EXAMPLE,

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from django.utils import timezone
 
-from billing.log_reading import MASTER_KEY_NAME, day_of
 from billing.models.spend_total import MASTER_KEY_ID
+from billing.reporting.log_reading import MASTER_KEY_NAME, day_of
 from customers.api.errors import BadRequest
 from customers.models import VirtualKey
 

@@ -16,9 +16,9 @@ from django.urls import path
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.log_reading import key_ids, keys_named
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Dimension, Filters, Group, Tally, grouped, in_parts, most_spent
+from billing.reporting.log_reading import key_ids, keys_named
+from billing.reporting.reports import Dimension, Filters, Group, Tally, grouped, in_parts, most_spent
 from billing.views.ranges import KeyNames, days_of, key_names
 from billing.views.streaming import streamed
 from customers.api import Action, Envelope, ManagementView

@@ -19,11 +19,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.admin.naming import UuidText
-from billing.budget_bars import Holder, bars_now
-from billing.log_reading import keys_named
+from billing.budgets.bars import Holder, bars_now
+from billing.budgets.periods import start_afresh
 from billing.models import HolderType, SpendTotal
-from billing.periods import start_afresh
-from billing.reports import Dimension, Filters, Tally, grouped, ranked, tally
+from billing.reporting.log_reading import keys_named
+from billing.reporting.reports import Dimension, Filters, Tally, grouped, ranked, tally
 from billing.views.key_objects import key_objects
 from billing.views.ranges import Days, day_or, days_of, key_names, last_days, names_of, today
 from billing.views.spend import NO_TEAM

@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import HolderType, SpendTotal
-from billing.reports import Filters, Tally, count_by, grouped
+from billing.reporting.reports import Filters, Tally, count_by, grouped
 from billing.views.ranges import days_of, last_days, names_of, today
 from billing.views.spend import sum_of
 from customers.api import Action, Envelope, ManagementView

@@ -15,7 +15,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.budget_status import Spending, prepare_periods, spending_of
+from billing.budgets.status import Spending, prepare_periods, spending_of
 from billing.models import HolderType, SpendTotal
 from billing.views import examples
 from billing.views.budgets import budget_object

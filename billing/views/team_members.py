@@ -9,10 +9,10 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.budget_bars import allowances
-from billing.budget_status import prepare_periods, prepare_periods_of_many, spending_of
+from billing.budgets.bars import allowances
+from billing.budgets.periods import ensure_periods, start_afresh
+from billing.budgets.status import prepare_periods, prepare_periods_of_many, spending_of
 from billing.models import HolderType
-from billing.periods import ensure_periods, start_afresh
 from billing.views import examples
 from billing.views.team_objects import holder_of, membership_objects, user_named
 from billing.views.team_view import TeamView, new_members

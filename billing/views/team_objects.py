@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Prefetch, QuerySet
 
-from billing.budget_status import Spending, spending_of
+from billing.budgets.status import Spending, spending_of
 from billing.models import HolderType
 from billing.models.spend_total import team_member_id
 from billing.views.budgets import budget_object

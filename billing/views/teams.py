@@ -13,7 +13,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.budget_status import prepare_periods
+from billing.budgets.status import prepare_periods
 from billing.models import HolderType
 from billing.views import examples
 from billing.views.limits import key_rows

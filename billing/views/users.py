@@ -25,8 +25,8 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing.adjustments import initial_spend
-from billing.budget_status import Spending, prepare_periods, prepare_periods_of_many, spending_of
+from billing.books.adjustments import initial_spend
+from billing.budgets.status import Spending, prepare_periods, prepare_periods_of_many, spending_of
 from billing.models import HolderType, SpendTotal
 from billing.views import examples
 from billing.views.key_objects import key_objects

@@ -14,14 +14,13 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import deliveries
 from billing.models import Delivery, WebhookEndpoint
 from billing.models.delivery import Channel, lane_of
 from billing.models.event import from_wire_id, wire_id
 from billing.sinks.email import EmailSink
 from billing.sinks.slack import SlackSink
-from billing.wakeups import wake_deliverer
-from billing.webhooks import (
+from billing.webhooks import deliveries
+from billing.webhooks.endpoints import (
     Tested,
     create_endpoint,
     delete_endpoint,
@@ -30,6 +29,7 @@ from billing.webhooks import (
     send_test_event,
     update_endpoint,
 )
+from billing.webhooks.wakeups import wake_deliverer
 from customers.api import Action, Envelope, ManagementView
 from customers.api.errors import ApiError, BadRequest, NotFound
 from customers.api.schema import described

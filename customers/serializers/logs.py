@@ -1,6 +1,6 @@
 """What the API takes where the spend log is read (contract 6.2, 6.3). An empty value filters nothing.
 
-Dates are plain texts here: what is wrong with one is a 400 (`billing/log_reading.py`).
+Dates are plain texts here: what is wrong with one is a 400 (`billing/reporting/log_reading.py`).
 """
 
 from rest_framework import serializers

@@ -1,4 +1,7 @@
-"""What is done to customers: make, change, block, delete. Their initial spend: `billing/adjustments.py`."""
+"""What is done to customers: make, change, block, delete.
+
+Their initial spend: `billing/books/adjustments.py`.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime

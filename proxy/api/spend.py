@@ -18,9 +18,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import Price
-from billing.price_sources import canonical_model
-from billing.pricing import PriceBook, ResolvedPrice, cost_of, resolve
-from billing.terms import billed_units, read_terms
+from billing.prices.pricing import PriceBook, ResolvedPrice, cost_of, resolve
+from billing.prices.sources import canonical_model
+from billing.prices.terms import billed_units, read_terms
 from billing.usage import Usage
 from customers.api import Action
 from customers.api.errors import BadRequest

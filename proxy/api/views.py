@@ -16,8 +16,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.models import Price
-from billing.price_sources import canonical_model, context_windows
-from billing.pricing import PriceBook
+from billing.prices.pricing import PriceBook
+from billing.prices.sources import canonical_model, context_windows
 from customers.actors import current_actor
 from customers.api import Action, ManagementView
 from customers.api.errors import NotFound

@@ -2,7 +2,7 @@
 LiteLLM's names of rates, in USD per token or apiece, → ours.
 
 Rates of a call above a number of prompt tokens (`…_above_200k_tokens`) become tiers, those
-of service tiers and batches (`…_flex`) parts of their own: `billing/litellm_rates.py`.
+of service tiers and batches (`…_flex`) parts of their own: `billing/prices/litellm_rates.py`.
 Those that have no place in `Price` are named, not dropped in silence.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from billing.litellm_rates import MULTIPLIERS, SEARCH_SIZES, SEARCHES, Sheet, is_rate, place_of
+from billing.prices.litellm_rates import MULTIPLIERS, SEARCH_SIZES, SEARCHES, Sheet, is_rate, place_of
 from spendproject.config_keys import decimal
 
 __all__ = ["Rates", "is_rate", "read_rates"]

@@ -4,8 +4,8 @@ from typing import Any
 
 from billing.alerts.crossing import forget_seen
 from billing.alerts.rules import forget_rules
-from billing.events import forget_receivers
 from billing.models import Alert, AlertRule, Event
+from billing.webhooks.events import forget_receivers
 
 Kind = AlertRule.Kind
 

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from billing.holds import Ask, Attribution, Claim, Granted, admit
-from billing.journal import Position
-from billing.ledger import Booking, book
+from billing.booking.journal import Position
+from billing.booking.ledger import Booking, book
+from billing.booking.records import CallRecords, Opened
+from billing.budgets.holds import Ask, Attribution, Claim, Granted, admit
+from billing.budgets.periods import KnownPeriods, PeriodKey
 from billing.models import Adjustment, BudgetPeriod, Hold, SpendLog
-from billing.periods import KnownPeriods, PeriodKey
-from billing.records import CallRecords, Opened
 from customers.ids import uuid7_text
 from customers.money import to_nano
 from tests.billing.making import START, make_closed, make_opened, make_sent, nano

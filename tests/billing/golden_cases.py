@@ -18,11 +18,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from billing import cost_map
 from billing.models import Price
-from billing.price_sources import canonical_model
-from billing.pricing import PriceBook, ResolvedPrice, cost_of
-from billing.terms import Terms, billed_units, with_search_size
+from billing.prices import cost_map
+from billing.prices.pricing import PriceBook, ResolvedPrice, cost_of
+from billing.prices.sources import canonical_model
+from billing.prices.terms import Terms, billed_units, with_search_size
 from billing.usage import Usage
 from proxy.dialects import (
     anthropic_messages,

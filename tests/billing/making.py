@@ -13,10 +13,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from billing.journal import Journal, Position, read
-from billing.ledger import Booking, book
+from billing.booking.journal import Journal, Position, read
+from billing.booking.ledger import Booking, book
+from billing.booking.records import CallRecords, Closed, Opened, Record, Sent
 from billing.models import SpendTotal
-from billing.records import CallRecords, Closed, Opened, Record, Sent
 from billing.usage import Usage
 from customers.ids import uuid7_at
 from customers.money import to_nano

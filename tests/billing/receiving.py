@@ -14,12 +14,12 @@ from django.db import connection, transaction
 from django.test import SimpleTestCase
 from standardwebhooks import Webhook
 
-from billing.deliverer import deliver
-from billing.events import NewEvent, forget_receivers, write_events
 from billing.models import WebhookEndpoint
 from billing.sinks.webhook import WebhookSink
-from billing.spend_events import _names
-from billing.webhooks import create_endpoint
+from billing.webhooks.deliverer import deliver
+from billing.webhooks.endpoints import create_endpoint
+from billing.webhooks.events import NewEvent, forget_receivers, write_events
+from billing.webhooks.spend_events import _names
 from tests.billing.making import NOON
 
 Answer = Callable[[httpx.Request], httpx.Response]

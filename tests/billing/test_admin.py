@@ -18,9 +18,9 @@ from billing.models import (
     SpendLog,
     SpendTotal,
 )
-from billing.pricing import resolve
+from billing.prices.pricing import resolve
 from billing.usage import Usage
-from billing.webhooks import create_endpoint
+from billing.webhooks.endpoints import create_endpoint
 from customers.models import Customer, Team
 from customers.money import from_nano
 from customers.services import create_key

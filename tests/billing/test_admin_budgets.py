@@ -15,10 +15,10 @@ from django.utils import timezone
 from billing.admin.attached import holders_text, is_held, of_holders, with_holder_counts
 from billing.admin.overspend import overspend_of
 from billing.admin.replay import replay
-from billing.budget_bars import Allowance, Bar, Holder, allowances, bars_now
+from billing.budgets.bars import Allowance, Bar, Holder, allowances, bars_now
+from billing.budgets.periods import PeriodKey, ensure_periods, start_afresh
 from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID
-from billing.periods import PeriodKey, ensure_periods, start_afresh
 from customers.durations import parse_duration
 from customers.models import Budget, Customer, GatewayLimits, Tag, Team, TeamMembership, User, VirtualKey
 from customers.services import create_key

@@ -12,9 +12,9 @@ from django.test import Client, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from billing import ledger
 from billing.admin.keyset import MOST_NEW
 from billing.admin.log_search import MOST_NAMED
+from billing.booking import ledger
 from billing.models import SpendLog
 from customers.ids import uuid7_at
 from customers.models import Customer, User

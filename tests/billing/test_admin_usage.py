@@ -17,12 +17,12 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from billing import reports, words
 from billing.admin.usage.cards import points
 from billing.admin.usage.filters import Asked, BadAddress, default, read
 from billing.admin.usage.tabs import OVERVIEW, TABS
 from billing.models import BudgetPeriod, ReconcileRun
-from billing.spreadsheets import spreadsheet_safe
+from billing.reporting import reports, words
+from billing.reporting.spreadsheets import spreadsheet_safe
 from billing.usage import Usage
 from customers.models import Budget, Customer, Tag, Team, User
 from customers.services import create_key
@@ -667,7 +667,7 @@ class EveryTabTests(UsageTestCase):
 
 
 class RankingTests(TestCase):
-    """What the pages read besides the reports that all have: `billing/reports.py`, its end."""
+    """What the pages read besides the reports that all have: `billing/reporting/reports.py`, its end."""
 
     @classmethod
     def setUpTestData(cls):

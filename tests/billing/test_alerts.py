@@ -9,9 +9,12 @@ from django.db import connection
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from billing import adjustments, checks
+from billing import checks
 from billing.alerts import crossing, schedule
 from billing.alerts.schedule import check_rules
+from billing.booking.records import CallRecords
+from billing.books import adjustments
+from billing.budgets.periods import start_afresh
 from billing.models import (
     Adjustment,
     Alert,
@@ -23,8 +26,6 @@ from billing.models import (
     WebhookEndpoint,
 )
 from billing.models.delivery import lane_of
-from billing.periods import start_afresh
-from billing.records import CallRecords
 from customers.models import Budget, Customer, GatewayLimits, Tag, Team, TeamMembership, User, VirtualKey
 from tests.billing.alerts import Kind, afresh, bodies, make_rule, only_rule, told
 from tests.billing.budgets import admitted, all_time, july, settle, settle_calls

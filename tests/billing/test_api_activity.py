@@ -13,8 +13,8 @@ from django.core.handlers.asgi import ASGIRequest
 from django.test import AsyncRequestFactory, SimpleTestCase
 from rest_framework.request import Request
 
+from billing.booking.rollups import FAILED
 from billing.models import SpendLog
-from billing.rollups import FAILED
 from billing.views import activity as activity_views
 from billing.views import exports as export_views
 from billing.views.streaming import streamed

@@ -12,11 +12,11 @@ from django.conf import settings
 from django.db import connection
 from django.test import SimpleTestCase, TestCase, override_settings
 
-from billing import log_reading
-from billing.adjustments import adjust
-from billing.log_reading import find_logs
+from billing.books.adjustments import adjust
 from billing.models import Adjustment, Price, SpendLog
-from billing.pricing import resolve
+from billing.prices.pricing import resolve
+from billing.reporting import log_reading
+from billing.reporting.log_reading import find_logs
 from billing.usage import Usage
 from billing.views import log_objects
 from customers.api import Reach

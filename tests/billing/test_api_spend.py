@@ -13,7 +13,7 @@ from unittest import mock
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from billing.adjustments import adjust
+from billing.books.adjustments import adjust
 from billing.models import Adjustment, SpendLog
 from billing.usage import Usage
 from billing.views import spend as spend_views

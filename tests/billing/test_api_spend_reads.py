@@ -5,9 +5,9 @@ from decimal import Decimal
 from typing import Any
 from unittest import mock
 
-from billing.budget_status import prepare_periods
+from billing.booking.rollups import FAILED
+from billing.budgets.status import prepare_periods
 from billing.models import BudgetPeriod, HolderType, SpendLog, SpendTotal
-from billing.rollups import FAILED
 from billing.views import ranges
 from customers.models import AuditLog, Budget, Customer, GatewayLimits
 from tests.billing.test_api_spend import FIRST, MASTER_NAME, RANGE, ZERO, SpendTestCase, model_of

@@ -16,12 +16,12 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.test import SimpleTestCase, TestCase
 
-from billing import cost_map
 from billing.management.asking import days_of
 from billing.management.tables import as_csv, as_json, printable
 from billing.models import DailyOverview, Price, PriceSync
-from billing.price_sync import RUNS_AT, automatic, next_run, set_automatic, sync_if_automatic
-from billing.pricing import PriceBook
+from billing.prices import cost_map
+from billing.prices.pricing import PriceBook
+from billing.prices.sync import RUNS_AT, automatic, next_run, set_automatic, sync_if_automatic
 from billing.tasks import sync_prices as nightly_task
 from billing.usage import Usage
 from customers.models import AuditLog, Budget, Customer, User, VirtualKey
@@ -685,7 +685,7 @@ class SyncTests(TestCase):
     def test_a_night_without_the_map_is_kept_in_mind_and_changes_nothing(self):
         set_automatic(is_on=True, source="/no/such/map.json")
 
-        with self.assertLogs("billing.price_sync", "ERROR"):
+        with self.assertLogs("billing.prices.sync", "ERROR"):
             self.assertIsNone(sync_if_automatic(at=NOON))
 
         self.assertEqual(automatic().checked_at, NOON)

@@ -13,10 +13,10 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from billing.customer_calls import look
-from billing.customer_limits import outlooks
-from billing.drawings import burn_up
+from billing.budgets.customer_limits import outlooks
 from billing.models import ReconcileRun
+from billing.reporting.customer_calls import look
+from billing.reporting.drawings import burn_up
 from billing.usage import Usage
 from customers.models import Budget, Customer, GatewayLimits, Tag, Team, TeamMembership, User
 from customers.services import create_key
@@ -441,7 +441,7 @@ class FigureTests(CustomerPageTestCase):
 
     def test_what_is_looked_at_of_the_log_is_bounded_and_said(self):
         with (
-            mock.patch("billing.customer_calls.LOOKED_AT", 2),
+            mock.patch("billing.reporting.customer_calls.LOOKED_AT", 2),
             mock.patch("billing.admin.usage.customer.LOOKED_AT", 2),
         ):
             response = self.get()

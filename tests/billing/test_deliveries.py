@@ -11,8 +11,9 @@ from django.db import connection
 from django.test import SimpleTestCase, TestCase
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from billing import deliveries
-from billing.deliveries import (
+from billing.models import Delivery, DeliveryLane, Event, WebhookEndpoint
+from billing.webhooks import deliveries
+from billing.webhooks.deliveries import (
     PAUSE_AFTER,
     RETRY_DELAYS,
     RETRY_FOR,
@@ -27,8 +28,7 @@ from billing.deliveries import (
     prune,
     replay,
 )
-from billing.models import Delivery, DeliveryLane, Event, WebhookEndpoint
-from billing.webhooks import rotate_secret, update_endpoint
+from billing.webhooks.endpoints import rotate_secret, update_endpoint
 from tests.billing.making import NOON, book_calls, make_call
 from tests.billing.receiving import (
     Clock,

@@ -9,7 +9,7 @@ from unittest import mock
 import httpx
 from django.test import SimpleTestCase, override_settings
 
-from billing.egress import GuardedTransport, RefusedAddress, check_address, check_url, is_public
+from billing.webhooks.egress import GuardedTransport, RefusedAddress, check_address, check_url, is_public
 
 REFUSED_URLS = {
     "loopback": "http://127.0.0.1/hook",

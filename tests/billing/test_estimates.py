@@ -2,7 +2,7 @@
 
 from django.test import SimpleTestCase
 
-from billing.estimates import DEFAULT_OUTPUT_TOKENS, Estimator
+from billing.booking.estimates import DEFAULT_OUTPUT_TOKENS, Estimator
 from billing.usage import Usage
 
 

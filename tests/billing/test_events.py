@@ -9,8 +9,8 @@ from unittest import skipUnless
 from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 
-from billing.events import write_events
 from billing.models import Delivery, Event, EventCounter
+from billing.webhooks.events import write_events
 from customers.models import Budget, Customer, GatewayLimits, Team, User, VirtualKey
 from tests.billing.making import NOON, book_calls, make_call, total
 from tests.billing.receiving import an_event, forget_what_is_cached, make_endpoint, write

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from billing.models import DailySpend, Price, SpendLog
 from billing.models.spend_total import GATEWAY_ID
-from billing.pricing import resolve
+from billing.prices.pricing import resolve
 from billing.usage import Usage
 from customers.money import from_nano
 from proxy.calls import _written

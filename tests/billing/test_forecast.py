@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from django.test import SimpleTestCase
 
-from billing.forecast import Forecast, Pace, enough, forecast, pace_of_days
+from billing.budgets.forecast import Forecast, Pace, enough, forecast, pace_of_days
 
 JULY, AUGUST = datetime(2026, 7, 1, tzinfo=UTC), datetime(2026, 8, 1, tzinfo=UTC)
 AT = datetime(2026, 7, 11, tzinfo=UTC)  # ten days of July are over, 21 are left

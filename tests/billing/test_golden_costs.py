@@ -10,9 +10,9 @@ import msgspec
 from django.test import SimpleTestCase, TestCase
 
 from billing.admin.explanation import explain
+from billing.booking.records import Closed, decode, encode
 from billing.models import Price, SpendLog
-from billing.pricing import cost_of, explain_cost, resolve
-from billing.records import Closed, decode, encode
+from billing.prices.pricing import cost_of, explain_cost, resolve
 from billing.usage import BUCKETS, REPORTED_COST
 from customers.money import from_nano, to_nano
 from tests.billing import golden_cases as golden

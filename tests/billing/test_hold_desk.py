@@ -12,13 +12,13 @@ import psycopg
 from django.db import connection
 from django.test import TransactionTestCase
 
-from billing import hold_desk, holds
-from billing.hold_desk import HoldDesk, HoldsAway
-from billing.hold_line import HoldLine
-from billing.holds import Granted, Refused
-from billing.periods import start_afresh
-from billing.records import Opened
-from billing.write_turn import WriteTurn
+from billing.booking.records import Opened
+from billing.booking.write_turn import WriteTurn
+from billing.budgets import hold_desk, holds
+from billing.budgets.hold_desk import HoldDesk, HoldsAway
+from billing.budgets.hold_line import HoldLine
+from billing.budgets.holds import Granted, Refused
+from billing.budgets.periods import start_afresh
 from tests.billing.budgets import JOURNAL, check_the_books, figures, july, make_ask, usd
 from tests.billing.making import NOON, make_opened
 

@@ -7,11 +7,11 @@ from django.db import connection, transaction
 from django.test import TestCase
 from psycopg import pq
 
-from billing.hold_line import _rows
-from billing.hold_statement import ADMIT_TOGETHER, Together
-from billing.holds import Ask, Granted, admit, known_rows
+from billing.budgets.hold_line import _rows
+from billing.budgets.hold_statement import ADMIT_TOGETHER, Together
+from billing.budgets.holds import Ask, Granted, admit, known_rows
+from billing.budgets.periods import KnownPeriods
 from billing.models import BudgetPeriod, Hold
-from billing.periods import KnownPeriods
 from tests.billing.budgets import LEASE_S, all_time, check_the_books, july, make_ask, settle
 from tests.billing.making import make_opened
 

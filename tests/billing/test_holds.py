@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 from django.test import SimpleTestCase, TestCase
 from django.test.utils import CaptureQueriesContext
 
-from billing.holds import (
+from billing.budgets.holds import (
     Attribution,
     Balance,
     Granted,
@@ -20,8 +20,8 @@ from billing.holds import (
     release_journal,
     renew,
 )
+from billing.budgets.periods import KnownPeriods, ensure_periods, start_afresh
 from billing.models import BudgetPeriod, Hold
-from billing.periods import KnownPeriods, ensure_periods, start_afresh
 from tests.billing.budgets import (
     AUGUST,
     JOURNAL,

@@ -12,11 +12,11 @@ from unittest import mock, skipUnless
 from django.db import connection, connections, transaction
 from django.test import TransactionTestCase
 
-from billing import leases, periods, settlement
-from billing.holds import Granted, admit, release, renew
-from billing.leases import book_expired
+from billing.budgets import leases, periods, settlement
+from billing.budgets.holds import Granted, admit, release, renew
+from billing.budgets.leases import book_expired
+from billing.budgets.periods import KnownPeriods, ensure_periods, start_afresh
 from billing.models import BudgetPeriod, Hold, SpendLog
-from billing.periods import KnownPeriods, ensure_periods, start_afresh
 from tests.billing.budgets import (
     JOURNAL,
     LEASE_S,

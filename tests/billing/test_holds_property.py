@@ -28,13 +28,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from billing.holds import Granted, admit, release, renew
-from billing.journal import Journal, adopt
-from billing.leases import book_expired, release_strays
+from billing.booking.journal import Journal, adopt
+from billing.booking.recorder import JournalBooker, JournalReader, adopt_orphan
+from billing.booking.records import interrupted
+from billing.budgets.holds import Granted, admit, release, renew
+from billing.budgets.leases import book_expired, release_strays
+from billing.budgets.periods import KnownPeriods, PeriodKey, ensure_periods, start_afresh
 from billing.models import Adjustment, BudgetPeriod, Hold, SpendLog
-from billing.periods import KnownPeriods, PeriodKey, ensure_periods, start_afresh
-from billing.recorder import JournalBooker, JournalReader, adopt_orphan
-from billing.records import interrupted
 from customers.money import to_nano
 from tests.billing.budgets import all_time, check_the_books, contains, make_ask, settle_calls
 from tests.billing.making import INSTALLATION, NOON, killed, make_call, make_closed, make_opened, make_sent
@@ -71,7 +71,9 @@ class Books(RuleBasedStateMachine):
         self.atomic.__enter__()
         self.now = NOON
         # The recorder reads the clock where it books what a late journal says.
-        self.clock = mock.patch("billing.recorder.datetime", SimpleNamespace(now=lambda zone: self.now))
+        self.clock = mock.patch(
+            "billing.booking.recorder.datetime", SimpleNamespace(now=lambda zone: self.now)
+        )
         self.clock.start()
         self.alive: list[Process] = []
         self.lost: list[Process] = []

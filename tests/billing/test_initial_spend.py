@@ -7,9 +7,9 @@ from decimal import Decimal
 from django.core.exceptions import ValidationError
 from django.test import TestCase
 
-from billing.adjustments import initial_spend
+from billing.books.adjustments import initial_spend
+from billing.budgets.periods import ensure_periods
 from billing.models import Adjustment, SpendTotal
-from billing.periods import ensure_periods
 from tests.billing.budgets import AUGUST, JULY, all_time, check_the_books, figures, july, usd
 from tests.billing.making import NOON, book_calls, make_call, total
 

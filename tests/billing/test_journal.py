@@ -15,8 +15,8 @@ import msgspec
 from django.conf import settings
 from django.test import SimpleTestCase
 
-from billing import journal as journal_module
-from billing.journal import (
+from billing.booking import journal as journal_module
+from billing.booking.journal import (
     Damage,
     ForeignJournal,
     Journal,
@@ -26,7 +26,7 @@ from billing.journal import (
     segment_path,
     segments_of,
 )
-from billing.records import encode
+from billing.booking.records import encode
 from tests.billing.making import (
     INSTALLATION,
     START,
@@ -178,7 +178,7 @@ class DiskFailureTests(JournalCase):
         )
         journal.append(before)
 
-        with mock.patch("billing.journal.os.write", _write_half), self.assertRaises(JournalFull):
+        with mock.patch("billing.booking.journal.os.write", _write_half), self.assertRaises(JournalFull):
             journal.append(record)
         journal.append(record)
         journal.append(after)
@@ -192,7 +192,9 @@ class DiskFailureTests(JournalCase):
         whole = len(journal_module._frame(encode(records[0])))
 
         with (
-            mock.patch("billing.journal.os.write", lambda fd, data: os.pwrite(fd, data[: whole + 5], 0)),
+            mock.patch(
+                "billing.booking.journal.os.write", lambda fd, data: os.pwrite(fd, data[: whole + 5], 0)
+            ),
             self.assertRaises(JournalFull),
         ):
             journal.append(*records)
@@ -204,7 +206,10 @@ class DiskFailureTests(JournalCase):
         journal = self.make()
         refused, taken = make_opened(model="refused"), make_opened(model="taken")
 
-        with mock.patch("billing.journal.os.write", side_effect=_no_space()), self.assertRaises(JournalFull):
+        with (
+            mock.patch("billing.booking.journal.os.write", side_effect=_no_space()),
+            self.assertRaises(JournalFull),
+        ):
             journal.append(refused)
         journal.append(taken)
 
@@ -213,7 +218,7 @@ class DiskFailureTests(JournalCase):
 
     def test_a_disk_that_stays_full_costs_no_descriptors_and_leaves_no_files(self):
         journal = self.make()
-        with mock.patch("billing.journal.os.write", side_effect=_no_space()):
+        with mock.patch("billing.booking.journal.os.write", side_effect=_no_space()):
             with self.assertRaises(JournalFull):
                 journal.append(make_opened())
             before = _open_descriptors()
@@ -229,7 +234,7 @@ class DiskFailureTests(JournalCase):
         journal = self.make(segment_bytes=1)
         journal.append(make_opened(model="before"))
 
-        with mock.patch("billing.journal.os.fsync", side_effect=OSError(errno.EIO, "io")):
+        with mock.patch("billing.booking.journal.os.fsync", side_effect=OSError(errno.EIO, "io")):
             with self.assertRaises(JournalFull):
                 journal.append(make_opened(model="refused"))
         journal.append(make_opened(model="taken"))
@@ -242,7 +247,7 @@ class DiskFailureTests(JournalCase):
         synced = journal.synced
         journal.append(make_opened(model="in doubt"))
 
-        with mock.patch("billing.journal.os.fdatasync", side_effect=OSError(errno.EIO, "io")):
+        with mock.patch("billing.booking.journal.os.fdatasync", side_effect=OSError(errno.EIO, "io")):
             with self.assertRaises(OSError):
                 journal.sync()
         claimed = journal.synced
@@ -258,7 +263,7 @@ class DiskFailureTests(JournalCase):
         journal.append(make_opened(model="in the next one"))
         claimed = journal.synced
 
-        with mock.patch("billing.journal.os.fdatasync", _failing_for(sealed)):
+        with mock.patch("billing.booking.journal.os.fdatasync", _failing_for(sealed)):
             for _ in range(2):
                 with self.assertRaises(OSError):
                     journal.sync()
@@ -290,7 +295,7 @@ class SyncTests(JournalCase):
             self.assertLess(journal.synced, journal.end)
             synced.append(os.fstat(fd).st_ino)
 
-        with mock.patch("billing.journal.os.fdatasync", fdatasync):
+        with mock.patch("billing.booking.journal.os.fdatasync", fdatasync):
             position = journal.sync()
 
         self.assertEqual(synced, touched)
@@ -304,7 +309,7 @@ class SyncTests(JournalCase):
         def fdatasync(fd):
             journal.append(make_opened(model="meanwhile"))
 
-        with mock.patch("billing.journal.os.fdatasync", fdatasync):
+        with mock.patch("billing.booking.journal.os.fdatasync", fdatasync):
             position = journal.sync()
 
         self.assertEqual(position, target)
@@ -319,10 +324,10 @@ class SyncTests(JournalCase):
         def fdatasync(fd):
             journal.append(make_opened(model="in a new segment"))
 
-        with mock.patch("billing.journal.os.fdatasync", fdatasync):
+        with mock.patch("billing.booking.journal.os.fdatasync", fdatasync):
             position = journal.sync()
         again = []
-        with mock.patch("billing.journal.os.fdatasync", lambda fd: again.append(os.fstat(fd).st_ino)):
+        with mock.patch("billing.booking.journal.os.fdatasync", lambda fd: again.append(os.fstat(fd).st_ino)):
             journal.sync()
 
         self.assertEqual(position, target)
@@ -399,7 +404,7 @@ class LockTests(JournalCase):
 
     def test_it_takes_no_calls_where_files_cannot_be_locked(self):
         with (
-            mock.patch("billing.journal.fcntl.flock", side_effect=OSError(errno.ENOLCK, "no locks")),
+            mock.patch("billing.booking.journal.fcntl.flock", side_effect=OSError(errno.ENOLCK, "no locks")),
             self.assertRaises(JournalFull),
         ):
             Journal(self.folder, INSTALLATION)
@@ -407,7 +412,10 @@ class LockTests(JournalCase):
     def test_it_never_opens_a_journal_that_is_there_already(self):
         there = self.make()
 
-        with mock.patch("billing.journal.uuid.uuid4", return_value=there.id), self.assertRaises(OSError):
+        with (
+            mock.patch("billing.booking.journal.uuid.uuid4", return_value=there.id),
+            self.assertRaises(OSError),
+        ):
             Journal(self.folder, INSTALLATION)
 
         self.assertEqual(segments_of(there.path), [1])
@@ -455,7 +463,7 @@ class LockTests(JournalCase):
                     adopted.append(found)
             return lock(path)
 
-        with mock.patch("billing.journal._lock", lock_late):
+        with mock.patch("billing.booking.journal._lock", lock_late):
             self.make()
 
         self.assertEqual(adopted, [])
@@ -469,7 +477,7 @@ class LockTests(JournalCase):
             path.mkdir()
             flock(fd, operation)
 
-        with mock.patch("billing.journal.fcntl.flock", flock_after_a_swap):
+        with mock.patch("billing.booking.journal.fcntl.flock", flock_after_a_swap):
             orphan = adopt(path)
 
         self.assertIsNone(orphan)
@@ -541,7 +549,7 @@ class OrphanTests(JournalCase):
         orphan = adopt(killed(journal))
         sizes = []
 
-        with mock.patch("billing.journal.os.fsync", lambda fd: sizes.append(os.fstat(fd).st_size)):
+        with mock.patch("billing.booking.journal.os.fsync", lambda fd: sizes.append(os.fstat(fd).st_size)):
             end = orphan.finish([make_closed(opened)], behind=behind)
 
         self.assertEqual(sizes, [end.offset])
@@ -561,7 +569,7 @@ class OrphanTests(JournalCase):
 
 def adopt_with(lock, path):
     """Try to adopt `path` by the real lock, and let it go again."""
-    with mock.patch("billing.journal._lock", lock):
+    with mock.patch("billing.booking.journal._lock", lock):
         orphan = adopt(path)
     if orphan is not None:
         orphan.release()
@@ -603,7 +611,8 @@ def _python(program: str, *arguments: str) -> subprocess.Popen:
 def _adopted_elsewhere(path: Path) -> str:
     """Return what a second process gets when it tries to adopt."""
     program = (
-        "import sys, pathlib; from billing.journal import adopt; print(adopt(pathlib.Path(sys.argv[1])))"
+        "import sys, pathlib; from billing.booking.journal import adopt; "
+        "print(adopt(pathlib.Path(sys.argv[1])))"
     )
     with _python(program, str(path)) as process:
         return process.communicate(timeout=30)[0].strip()
@@ -612,8 +621,8 @@ def _adopted_elsewhere(path: Path) -> str:
 def _process_with_journal(folder: Path) -> subprocess.Popen:
     program = """
 import pathlib, sys, time, uuid
-from billing.journal import Journal
-from billing.records import Opened
+from billing.booking.journal import Journal
+from billing.booking.records import Opened
 journal = Journal(pathlib.Path(sys.argv[1]), uuid.UUID(sys.argv[2]))
 journal.append(Opened(b"0" * 16, 1, "openai_chat", "of the killed", False))
 print(journal.path, flush=True)

@@ -8,13 +8,14 @@ from unittest import mock
 from django.db import OperationalError
 from django.test import SimpleTestCase, TestCase
 
-from billing import leases, ledger
-from billing.adjustments import adjust
-from billing.holds import release, renew
-from billing.journal import adopt
-from billing.leases import GRACE_SECONDS, SWEEP_SECONDS, HoldSweep, book_expired, release_strays
+from billing.booking import ledger
+from billing.booking.journal import adopt
+from billing.booking.recorder import JournalBooker, JournalReader, Recorder, adopt_orphan
+from billing.books.adjustments import adjust
+from billing.budgets import leases
+from billing.budgets.holds import release, renew
+from billing.budgets.leases import GRACE_SECONDS, SWEEP_SECONDS, HoldSweep, book_expired, release_strays
 from billing.models import Adjustment, Hold, JournalCheckpoint, SpendLog
-from billing.recorder import JournalBooker, JournalReader, Recorder, adopt_orphan
 from billing.usage import Usage
 from customers.money import to_nano
 from tests.billing.budgets import (
@@ -104,7 +105,7 @@ class ExpiredTests(TestCase):
     def test_nobody_else_books_what_was_taken_over(self):
         """Two processes sweep at once; the first dies between taking over and booking."""
         admitted((july(), "1"), lease_s=EXPIRED)
-        with mock.patch("billing.leases.ledger.book_estimates", side_effect=OperationalError):
+        with mock.patch("billing.budgets.leases.ledger.book_estimates", side_effect=OperationalError):
             with self.assertRaises(OperationalError):
                 book_all_expired()
 
@@ -154,7 +155,7 @@ class ExpiredTests(TestCase):
             attribution={"dialect": "openai_chat", "model": "gpt-4o", "estimate_nano": 1 << 70}
         )
 
-        with self.assertLogs("billing.leases", logging.ERROR):
+        with self.assertLogs("billing.budgets.leases", logging.ERROR):
             self.assertEqual(book_all_expired(), 2)
 
         self.assertEqual(SpendLog.objects.get(pk=bad_id).status, "quarantined")
@@ -182,7 +183,7 @@ class LateJournalTests(TestCase):
         return opened
 
     def book(self, booker):
-        with self.assertLogs("billing.recorder") as logs:
+        with self.assertLogs("billing.booking.recorder") as logs:
             booker.book_next(100)
         return [record.levelname for record in logs.records]
 
@@ -373,7 +374,7 @@ class SweepRuleTests(TestCase):
 
     def test_a_sweep_that_fails_is_an_outage(self):
         self.run_for(GRACE_SECONDS - SWEEP_SECONDS)
-        with mock.patch("billing.leases.release_strays", side_effect=OperationalError):
+        with mock.patch("billing.budgets.leases.release_strays", side_effect=OperationalError):
             with self.assertRaises(OperationalError):
                 self.sweep.run()
 
@@ -403,7 +404,7 @@ class SweepRuleTests(TestCase):
         for _ in range(4):
             admitted((july(), "9"), lease_s=EXPIRED)
 
-        with mock.patch("billing.leases._BATCH", 2):
+        with mock.patch("billing.budgets.leases._BATCH", 2):
             self.run_for(GRACE_SECONDS)
 
         self.assertEqual((self.sweep.booked_calls, Hold.objects.count()), (5, 0))
@@ -432,7 +433,7 @@ class RecorderTests(TestCase):
         def fail():
             raise OperationalError("away")
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             self.recorder._attempt(fail)
 
         self.assertIsNone(self.recorder._hold_sweep._reached_since)
@@ -441,7 +442,7 @@ class RecorderTests(TestCase):
 class DamagedTests(SimpleTestCase):
     def test_a_closed_without_its_opened_counts_when_its_id_says(self):
         """Its period is found by the id's time, so that is when it started."""
-        from billing.recorder import _without_opened
+        from billing.booking.recorder import _without_opened
 
         opened = make_opened(at=JULY)
 

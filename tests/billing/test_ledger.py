@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase as HypothesisTestCase
 
-from billing import ledger
-from billing.journal import Position
-from billing.ledger import Booking, book
+from billing.booking import ledger
+from billing.booking.journal import Position
+from billing.booking.ledger import Booking, book
+from billing.booking.records import CallRecords
 from billing.models import HolderType, JournalCheckpoint, SpendLog, SpendTotal
 from billing.models.spend_total import GATEWAY_ID, MASTER_KEY_ID, team_member_id
-from billing.records import CallRecords
 from billing.usage import BUCKETS, Usage
 from customers.models import Customer
 from customers.money import to_nano

@@ -7,8 +7,8 @@ from unittest import skipIf, skipUnless
 from django.db import connection
 from django.test import SimpleTestCase, TestCase
 
+from billing.booking.partitions import ensure_partitions, month_start, next_month, partition_name
 from billing.models import SpendLog
-from billing.partitions import ensure_partitions, month_start, next_month, partition_name
 from tests.billing.making import book_calls, make_call
 
 POSTGRESQL = connection.vendor == "postgresql"
@@ -77,7 +77,7 @@ class PartitionTests(TestCase):
     def test_a_month_that_began_in_the_default_partition_stays_there(self):
         book_calls(make_call(at=JANUARY))
 
-        with self.assertLogs("billing.partitions", logging.WARNING) as logs:
+        with self.assertLogs("billing.booking.partitions", logging.WARNING) as logs:
             ensure_partitions(at=JANUARY)
         book_calls(make_call(at=JANUARY + timedelta(days=1)), make_call(at=FEBRUARY))
 

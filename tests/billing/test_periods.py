@@ -7,11 +7,11 @@ from django.db import connection
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
-from billing.adjustments import adjust
+from billing.books.adjustments import adjust
+from billing.budgets.periods import KnownPeriods, PeriodKey, ensure_periods, load_periods, start_afresh
 from billing.models import Adjustment, BudgetPeriod, SpendLog, SpendTotal
 from billing.models.ledger_model import WrittenByTheLedger
 from billing.models.spend_total import team_member_id
-from billing.periods import KnownPeriods, PeriodKey, ensure_periods, load_periods, start_afresh
 from customers.money import to_nano
 from tests.billing.budgets import (
     AUGUST,

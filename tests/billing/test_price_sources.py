@@ -17,8 +17,8 @@ from genai_prices.types import (
 )
 
 from billing.models import Price
-from billing.price_sources import canonical_model, genai_prices_rows, load_genai_prices
-from billing.pricing import PriceBook, resolve
+from billing.prices.pricing import PriceBook, resolve
+from billing.prices.sources import canonical_model, genai_prices_rows, load_genai_prices
 from billing.usage import Usage
 from customers.models import Change
 from customers.money import from_nano
@@ -32,7 +32,7 @@ SECOND = datetime(2026, 6, 1, tzinfo=UTC)
 def packaged(*models: ModelInfo):
     """Have the package list these models of one provider, and nothing else."""
     provider = mock.Mock(id="openai", models=list(models))
-    with mock.patch("billing.price_sources.data", mock.Mock(providers=[provider])):
+    with mock.patch("billing.prices.sources.data", mock.Mock(providers=[provider])):
         yield
 
 

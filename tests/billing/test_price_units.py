@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from billing import cost_map
 from billing.checks import terms_of_providers
-from billing.litellm_rates import Sheet, names_of_rates, place_of
-from billing.model_names import names_of, service_tier_of
 from billing.models import Price
 from billing.models.price import PRICING_FIELDS, RATE_FIELDS
-from billing.price_sources import genai_prices_rows
-from billing.pricing import PriceBook, charge_of, cost_of, explain_cost, resolve
-from billing.terms import Margin, Terms, billed_units, read_terms
+from billing.prices import cost_map
+from billing.prices.litellm_rates import Sheet, names_of_rates, place_of
+from billing.prices.model_names import names_of, service_tier_of
+from billing.prices.pricing import PriceBook, charge_of, cost_of, explain_cost, resolve
+from billing.prices.sources import genai_prices_rows
+from billing.prices.terms import Margin, Terms, billed_units, read_terms
 from billing.usage import BUCKETS, DISCOUNT, MARGIN, MARGIN_FIXED, REPORTED_COST, UNITS, Usage, unit_of
 from customers.money import from_nano
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.models import Price
 from billing.models.price import RATE_FIELDS
-from billing.pricing import PriceBook, ResolvedPrice, resolve
+from billing.prices.pricing import PriceBook, ResolvedPrice, resolve
 from billing.usage import BUCKETS, Usage
 from customers.money import from_nano
 

@@ -4,10 +4,10 @@ from decimal import Decimal
 
 from django.test import SimpleTestCase, TestCase
 
+from billing.booking.records import interrupted
 from billing.models import Price
-from billing.pricing import resolve
-from billing.rate_cards import Card, card_of, charge_nano, load_rate_cards
-from billing.records import interrupted
+from billing.prices.pricing import resolve
+from billing.prices.rate_cards import Card, card_of, charge_nano, load_rate_cards
 from billing.usage import Usage
 from customers.models import AuditLog, Customer, RateCard
 from tests.billing.making import NOON, make_opened, make_sent

@@ -15,8 +15,12 @@ from django.db.models import F, Value
 from django.db.models.functions import Coalesce
 from django.test import TestCase, TransactionTestCase, override_settings
 
-from billing.adjustments import adjust, initial_spend
-from billing.ledger import quarantined
+from billing.booking.ledger import quarantined
+from billing.booking.summaries import SUMMARIES, close_days
+from billing.books.adjustments import adjust, initial_spend
+from billing.books.reconciliation import MONEY, AlreadyRepairing, alone, compare, repair
+from billing.books.sealed import days_of_month
+from billing.budgets.periods import ensure_periods, start_afresh
 from billing.models import (
     Adjustment,
     BudgetPeriod,
@@ -29,10 +33,6 @@ from billing.models import (
     TagSetMember,
 )
 from billing.models.daily_spend import DIMENSIONS, SUMS
-from billing.periods import ensure_periods, start_afresh
-from billing.reconciliation import MONEY, AlreadyRepairing, alone, compare, repair
-from billing.sealed import days_of_month
-from billing.summaries import SUMMARIES, close_days
 from billing.tasks import reconcile
 from billing.usage import Usage
 from customers.money import UsdField
@@ -171,7 +171,7 @@ class DriftTests(TestCase):
                 **{name: F(name) + NANO if name in MONEY else Coalesce(F(name), 0) + 1 for name in columns}
             )
 
-            with mock.patch("billing.reconciliation.EXAMPLES", 1000):
+            with mock.patch("billing.books.reconciliation.EXAMPLES", 1000):
                 found = compare(at=NOON)
             repaired()
 

@@ -13,12 +13,12 @@ from django.db import OperationalError, close_old_connections, connection, conne
 from django.test import TestCase, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 
-from billing import ledger
-from billing.journal import Damage, ForeignJournal, Position, adopt, segment_path, segments_of
-from billing.ledger import Booking, LostFence
+from billing.booking import ledger
+from billing.booking.journal import Damage, ForeignJournal, Position, adopt, segment_path, segments_of
+from billing.booking.ledger import Booking, LostFence
+from billing.booking.recorder import JournalBooker, JournalReader, Recorder, adopt_orphan
+from billing.booking.records import CallRecords
 from billing.models import JournalCheckpoint, SpendLog, SpendTotal
-from billing.recorder import JournalBooker, JournalReader, Recorder, adopt_orphan
-from billing.records import CallRecords
 from billing.usage import Usage
 from tests.billing.making import (
     INSTALLATION,
@@ -132,7 +132,7 @@ class BookingTests(JournalCase, TestCase):
         data[begin + 12] ^= 0xFF  # in the `opened` of the second call
         path.write_bytes(data)
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             book_all(make_booker(journal))
 
         damage = SpendLog.objects.get(status="quarantined")
@@ -145,7 +145,7 @@ class BookingTests(JournalCase, TestCase):
         calls = [append_call(journal, make_call()) for _ in range(3)]
         booker = make_booker(journal)
 
-        with mock.patch("billing.recorder.read", _failing_after(4)), self.assertRaises(OSError):
+        with mock.patch("billing.booking.recorder.read", _failing_after(4)), self.assertRaises(OSError):
             booker.book_next(100)
         book_all(booker)
 
@@ -209,7 +209,7 @@ class ExactlyOnceTests(JournalCase, TestCase):
     def test_a_database_that_fails_before_the_commit_loses_nothing(self):
         booker = make_booker(self.journal)
 
-        with mock.patch("billing.ledger._add_totals", side_effect=OperationalError("gone")):
+        with mock.patch("billing.booking.ledger._add_totals", side_effect=OperationalError("gone")):
             for _ in range(3):
                 with self.assertRaises(OperationalError):
                     booker.book_next(3)
@@ -221,7 +221,7 @@ class ExactlyOnceTests(JournalCase, TestCase):
     def test_a_call_that_is_in_the_log_already_is_not_added_again(self):
         ledger.book(Booking(uuid.uuid4(), self.calls[:1], START, Position(1, 1)))
 
-        with self.assertLogs("billing.recorder", logging.CRITICAL):
+        with self.assertLogs("billing.booking.recorder", logging.CRITICAL):
             book_all(make_booker(self.journal))
 
         self.assertEqual(len(costs()), 5)
@@ -231,7 +231,7 @@ class ExactlyOnceTests(JournalCase, TestCase):
         self.journal.append(self.calls[4].opened, self.calls[4].closed)
         last = append_call(self.journal, make_call(cost_usd="0.5"))
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             book_all(make_booker(self.journal))
 
         self.assertIn(last.opened.call_id, costs())
@@ -263,7 +263,7 @@ class RaceTests(JournalCase, TransactionTestCase):
             finally:
                 connections.close_all()
 
-        with mock.patch("billing.ledger._insert_logs", insert_while_the_other_waits):
+        with mock.patch("billing.booking.ledger._insert_logs", insert_while_the_other_waits):
             one = threading.Thread(target=book, args=("first", first, 4))
             one.start()
             has_fence.wait(10)
@@ -344,7 +344,7 @@ class AdoptionTests(JournalCase, TestCase):
         journal.append(opened)
         path = killed(journal)
 
-        with mock.patch("billing.recorder.JournalBooker.book_next", return_value=0):
+        with mock.patch("billing.booking.recorder.JournalBooker.book_next", return_value=0):
             adopted(path)
 
         self.assertEqual(records_in(path)[-1].call_id, opened.call_id)
@@ -354,7 +354,7 @@ class AdoptionTests(JournalCase, TestCase):
     def test_an_adopter_that_dies_before_it_books_is_followed_by_the_next(self):
         path, calls = self.dead_journal()
 
-        with mock.patch("billing.ledger.book", side_effect=OperationalError("gone")):
+        with mock.patch("billing.booking.ledger.book", side_effect=OperationalError("gone")):
             with self.assertRaises(OperationalError):
                 adopted(path)
         adopted(path)
@@ -378,7 +378,7 @@ class AdoptionTests(JournalCase, TestCase):
         path, calls = self.dead_journal()
         segment = segment_path(path, segments_of(path)[-1])
         before = segment.stat().st_size
-        with mock.patch("billing.recorder.JournalBooker.book_next", return_value=0):
+        with mock.patch("billing.booking.recorder.JournalBooker.book_next", return_value=0):
             adopted(path)
         JournalCheckpoint.objects.all().delete()
         whole = segment.read_bytes()
@@ -507,7 +507,7 @@ class PoisonTests(JournalCase, TestCase):
             with self.subTest(field=field):
                 call = make_call(cost_usd="0.125", **{field: value})
 
-                with self.assertLogs("billing.recorder", logging.ERROR):
+                with self.assertLogs("billing.booking.recorder", logging.ERROR):
                     self.book_with(call)
 
                 self.check_quarantined(call, cost_usd="0.125")
@@ -518,7 +518,7 @@ class PoisonTests(JournalCase, TestCase):
     def test_an_overlong_text_is_quarantined_with_its_cost(self):
         call = make_call(cost_usd="0.125", closed={"error_message": "x" * 501})
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             self.book_with(call)
 
         self.check_quarantined(call, cost_usd="0.125")
@@ -526,7 +526,7 @@ class PoisonTests(JournalCase, TestCase):
     def test_tokens_beyond_64_bits_are_quarantined_with_their_cost(self):
         call = make_call(cost_usd="0.125", closed={"usage": Usage(input_uncached=1 << 63)})
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             self.book_with(call)
 
         self.check_quarantined(call, cost_usd="0.125")
@@ -534,7 +534,7 @@ class PoisonTests(JournalCase, TestCase):
     def test_a_cost_beyond_64_bits_is_quarantined_as_unpriced(self):
         call = make_call(closed={"cost_nano": 1 << 63, "charge_nano": 1 << 63})
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             self.book_with(call)
 
         self.check_quarantined(call, cost_usd=None)
@@ -543,7 +543,7 @@ class PoisonTests(JournalCase, TestCase):
     def test_a_charge_beyond_64_bits_keeps_the_cost(self):
         call = make_call(cost_usd="0.125", closed={"charge_nano": 1 << 63})
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             self.book_with(call)
 
         self.check_quarantined(call, cost_usd="0.125")
@@ -552,7 +552,10 @@ class PoisonTests(JournalCase, TestCase):
         for started_us in (1 << 62, -(1 << 62)):
             call = make_call(cost_usd="0.125")
             call.opened.started_us = started_us
-            with self.subTest(started_us=started_us), self.assertLogs("billing.recorder", logging.ERROR):
+            with (
+                self.subTest(started_us=started_us),
+                self.assertLogs("billing.booking.recorder", logging.ERROR),
+            ):
                 self.book_with(call)
 
                 self.check_quarantined(call, cost_usd="0.125")
@@ -564,7 +567,7 @@ class PoisonTests(JournalCase, TestCase):
         good, bad = make_call(cost_usd="0.5"), make_call(cost_usd="0.125", model="gpt-\ud800")
         reader = mock.Mock(position=Position(1, 100), take=mock.Mock(side_effect=[[good, bad], []]))
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             book_all(JournalBooker(uuid.uuid4(), reader))
 
         self.check_quarantined(bad, cost_usd="0.125")
@@ -573,7 +576,7 @@ class PoisonTests(JournalCase, TestCase):
     def test_several_in_one_batch_and_alone_in_theirs(self):
         for limit in (100, 1):
             bad = [make_call(cost_usd="0.125", closed={"usage": Usage(reasoning=1 << 63)}) for _ in range(2)]
-            with self.subTest(limit=limit), self.assertLogs("billing.recorder", logging.ERROR):
+            with self.subTest(limit=limit), self.assertLogs("billing.booking.recorder", logging.ERROR):
                 self.book_with(*bad, limit=limit)
 
                 for call in bad:
@@ -584,7 +587,7 @@ class PoisonTests(JournalCase, TestCase):
     def test_a_quarantined_cost_is_in_the_total_of_the_gateway(self):
         call = make_call(cost_usd="0.125", closed={"usage": Usage(cache_read=1 << 63)})
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
             self.book_with(call)
 
         self.assertEqual(nano(str(total("gateway", "gateway"))), 6 * nano("0.5") + nano("0.125"))
@@ -595,8 +598,8 @@ class PoisonTests(JournalCase, TestCase):
         good = append_call(journal, make_call(cost_usd="0.5"))
         booker = make_booker(journal)
 
-        with self.assertLogs("billing.recorder", logging.ERROR):
-            with mock.patch("billing.ledger.rehearse", side_effect=OperationalError("gone")):
+        with self.assertLogs("billing.booking.recorder", logging.ERROR):
+            with mock.patch("billing.booking.ledger.rehearse", side_effect=OperationalError("gone")):
                 with self.assertRaises(OperationalError):
                     booker.book_next(10)
             book_all(booker)
@@ -641,7 +644,10 @@ class RecorderTests(JournalCase, TransactionTestCase):
             original(booking)
 
         original = ledger.book
-        with mock.patch("billing.ledger.book", book), self.assertLogs("billing.recorder", logging.ERROR):
+        with (
+            mock.patch("billing.booking.ledger.book", book),
+            self.assertLogs("billing.booking.recorder", logging.ERROR),
+        ):
             recorder = self.start(journal)
             calls = [append_call(journal, make_call(cost_usd="0.5")) for _ in range(25)]
             journal.sync()
@@ -664,7 +670,7 @@ class RecorderTests(JournalCase, TransactionTestCase):
         calls = [append_call(journal, make_call(cost_usd="0.5")) for _ in range(25)]
         journal.sync()
 
-        with _losing_the_answer(times=2), self.assertLogs("billing.recorder", logging.ERROR):
+        with _losing_the_answer(times=2), self.assertLogs("billing.booking.recorder", logging.ERROR):
             recorder = self.start(journal)
             _wait_until(lambda: len(costs()) == 25 and recorder.backlog_bytes == 0)
 
@@ -695,8 +701,8 @@ class RecorderTests(JournalCase, TransactionTestCase):
         killed(good)
 
         with (
-            mock.patch("billing.recorder.adopt_orphan", _failing_for(broken.id)),
-            self.assertLogs("billing.recorder", logging.ERROR) as logs,
+            mock.patch("billing.booking.recorder.adopt_orphan", _failing_for(broken.id)),
+            self.assertLogs("billing.booking.recorder", logging.ERROR) as logs,
         ):
             recorder = self.start(self.make())
             _wait_until(lambda: recorder.booked_calls == 1 and str(foreign.id) in str(logs.output))
@@ -721,8 +727,8 @@ class RecorderTests(JournalCase, TransactionTestCase):
         journal.sync()
 
         with (
-            mock.patch("billing.ledger.book", side_effect=OperationalError("away")),
-            self.assertLogs("billing.recorder", logging.ERROR),
+            mock.patch("billing.booking.ledger.book", side_effect=OperationalError("away")),
+            self.assertLogs("billing.booking.recorder", logging.ERROR),
         ):
             recorder = self.start(journal, interval=60)
             is_done = recorder.stop(deadline=time.monotonic() + 0.3)
@@ -822,7 +828,7 @@ class RetentionTests(JournalCase, TestCase):
         recorder = self.make_recorder(journal)
         book_all(recorder._booker)
         journal.append(make_closed(early))
-        with mock.patch("billing.ledger.book", side_effect=OperationalError("away")):
+        with mock.patch("billing.booking.ledger.book", side_effect=OperationalError("away")):
             with self.assertRaises(OperationalError):
                 recorder._booker.book_next(10)
         self.make_old(journal.path)
@@ -870,7 +876,7 @@ class RetentionTests(JournalCase, TestCase):
         self.make_old(path)
         recorder = self.make_recorder(self.make())
 
-        with mock.patch("billing.ledger.book", side_effect=OperationalError("away")):
+        with mock.patch("billing.booking.ledger.book", side_effect=OperationalError("away")):
             with self.assertRaises(OperationalError):
                 recorder._adopt_orphans()
         recorder._remove_old()
@@ -913,7 +919,7 @@ class ReaderTests(JournalCase, TestCase):
         reader = JournalReader(journal.path, INSTALLATION)
         damage = Damage(segment=3, offset=44, length=55)
 
-        with self.assertLogs("billing.recorder", logging.ERROR) as logs:
+        with self.assertLogs("billing.booking.recorder", logging.ERROR) as logs:
             call = reader._damaged(damage)
 
         self.assertIn("segment 3, offset 44, 55 bytes", call.closed.error_message)
@@ -935,7 +941,7 @@ def _losing_the_answer(times: int = 1):
             left[0] -= 1
             raise OperationalError("server closed the connection unexpectedly")
 
-    with mock.patch("billing.ledger.book", book_and_fail):
+    with mock.patch("billing.booking.ledger.book", book_and_fail):
         yield
 
 
@@ -951,13 +957,13 @@ def _dying_after(commits: int):
         left[0] -= 1
         book(booking)
 
-    with mock.patch("billing.ledger.book", book_or_die):
+    with mock.patch("billing.booking.ledger.book", book_or_die):
         yield
 
 
 def _failing_after(count: int):
     """Return a `read` that breaks behind so many records, as a failing disk does."""
-    from billing.journal import read
+    from billing.booking.journal import read
 
     def failing_read(*args, **kwargs):
         for i, item in enumerate(read(*args, **kwargs)):

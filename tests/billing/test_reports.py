@@ -8,10 +8,10 @@ from django.db import connection
 from django.test import SimpleTestCase, TestCase
 from django.test.utils import CaptureQueriesContext
 
-from billing.adjustments import adjust
+from billing.books.adjustments import adjust
 from billing.models import Adjustment, SpendLog
 from billing.models.daily_spend import LATENCY_BOUNDS_MS, LATENCY_BUCKETS
-from billing.reports import (
+from billing.reporting.reports import (
     BadReport,
     Filters,
     by,

@@ -6,14 +6,14 @@ from decimal import Decimal
 from django.test import TestCase
 from django.utils import timezone
 
-from billing import repricing
-from billing.adjustments import booked_for
-from billing.closed_months import MonthIsClosed, NotClosable, close_month, open_month
+from billing.books.adjustments import booked_for
+from billing.books.closed_months import MonthIsClosed, NotClosable, close_month, open_month
+from billing.books.reconciliation import compare, repair
+from billing.budgets.periods import ensure_periods
 from billing.models import Adjustment, BudgetPeriod, DailyOverview, Price, Repricing, SpendLog, SpendTotal
-from billing.periods import ensure_periods
-from billing.reconciliation import compare, repair
-from billing.repricing import Selection, diff
-from billing.unpriced import nearest_price, queue
+from billing.prices import repricing
+from billing.prices.repricing import Selection, diff
+from billing.prices.unpriced import nearest_price, queue
 from billing.usage import Usage
 from customers.models import AuditLog
 from tests.billing.budgets import admitted, all_time, check_the_books, figures, july, settle, usd

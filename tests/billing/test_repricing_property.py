@@ -21,13 +21,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from billing import repricing
-from billing.closed_months import close_month, open_month
+from billing.books.closed_months import close_month, open_month
+from billing.books.reconciliation import compare
 from billing.models import Adjustment, ClosedMonth, DailyOverview, DailySpend, Price, SpendLog, SpendTotal
-from billing.pricing import cost_of, resolve
-from billing.rate_cards import Card, charge_nano
-from billing.reconciliation import compare
-from billing.repricing import Selection
+from billing.prices import repricing
+from billing.prices.pricing import cost_of, resolve
+from billing.prices.rate_cards import Card, charge_nano
+from billing.prices.repricing import Selection
 from billing.usage import Usage
 from tests.billing.budgets import admitted, all_time, check_the_books, settle_calls
 from tests.billing.making import CallRecords, make_call, make_closed

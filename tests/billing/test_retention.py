@@ -14,8 +14,13 @@ from django.db.models import F, Value
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.urls import reverse
 
-from billing import partitions, retention
-from billing.adjustments import adjust
+from billing.booking import partitions
+from billing.books import retention
+from billing.books.adjustments import adjust
+from billing.books.reconciliation import AlreadyRepairing, alone, compare, record, repair
+from billing.books.retention import NotSealable, due_months, seal_month
+from billing.books.sealed import kept_since
+from billing.budgets.periods import PeriodKey, ensure_periods
 from billing.checks import log_retention
 from billing.models import (
     BudgetPeriod,
@@ -29,11 +34,7 @@ from billing.models import (
     SpendTotal,
 )
 from billing.models.daily_spend import SUMS
-from billing.periods import PeriodKey, ensure_periods
-from billing.reconciliation import AlreadyRepairing, alone, compare, record, repair
-from billing.reports import Filters, by, by_day, totals
-from billing.retention import NotSealable, due_months, seal_month
-from billing.sealed import kept_since
+from billing.reporting.reports import Filters, by, by_day, totals
 from billing.tasks import apply_retention
 from customers.models import User
 from customers.money import UsdField
@@ -230,7 +231,7 @@ class RefusalTests(TestCase):
         journal = make_journal(self, folder)
         with (
             override_settings(JOURNAL_DIR=str(folder)),
-            mock.patch("billing.retention.installation_id", return_value=INSTALLATION),
+            mock.patch("billing.books.retention.installation_id", return_value=INSTALLATION),
         ):
             journal.append(make_opened(at=LATER))
             retention.check_sealable(JULY, at=LATER)
@@ -273,7 +274,7 @@ class SealedDriftTests(TestCase):
                 **{column: F(column) + number * _least(column) for number, column in enumerate(SUMS, 1)}
             )
 
-            with mock.patch("billing.reconciliation.EXAMPLES", 1000):
+            with mock.patch("billing.books.reconciliation.EXAMPLES", 1000):
                 found = compare(at=LATER)
 
             self.assertLessEqual(set(SUMS), {each.column for each in found.examples}, table)

@@ -9,8 +9,8 @@ from django.db import connection
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from billing import rollups
-from billing.adjustments import adjust, initial_spend
+from billing.booking import rollups
+from billing.books.adjustments import adjust, initial_spend
 from billing.installation import installation_id
 from billing.models import (
     Adjustment,

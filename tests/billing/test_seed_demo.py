@@ -8,9 +8,9 @@ from django.db import connection
 from django.test import TestCase
 from django.utils import timezone
 
+from billing.books.reconciliation import compare
 from billing.models import Price, SpendLog, SpendTotal
-from billing.pricing import resolve
-from billing.reconciliation import compare
+from billing.prices.pricing import resolve
 from customers.models import Customer, VirtualKey
 from tests.billing.making import book_calls, make_call
 

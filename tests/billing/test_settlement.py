@@ -8,11 +8,11 @@ from django.forms import modelform_factory
 from django.test import TestCase, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 
-from billing import ledger
+from billing.booking import ledger
+from billing.booking.records import CallRecords
+from billing.budgets.periods import PeriodKey, ensure_periods
 from billing.models import BudgetPeriod, Hold, SpendTotal, TypicalOutput
 from billing.models.ledger_model import WrittenByTheLedger
-from billing.periods import PeriodKey, ensure_periods
-from billing.records import CallRecords
 from billing.usage import Usage
 from customers.models import Budget, Customer, Tag, Team, User, VirtualKey
 from tests.billing.budgets import (

@@ -6,7 +6,7 @@ from decimal import Decimal
 from django.test import TestCase, override_settings
 
 from billing.models import AlertRule, Delivery
-from billing.spend_report import LISTED, send_due_reports
+from billing.reporting.spend_report import LISTED, send_due_reports
 from customers.models import Team
 from tests.billing.alerts import Kind, afresh, bodies, only_rule
 from tests.billing.making import book_calls, make_call

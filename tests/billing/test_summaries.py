@@ -12,8 +12,10 @@ from django.db.models import F, Value
 from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
-from billing import reports
-from billing.adjustments import adjust
+from billing.booking.rollups import summed
+from billing.booking.summaries import SUMMARIES, Span, close_days, parts_of, remembered, smallest, spans_from
+from billing.books.adjustments import adjust
+from billing.books.reconciliation import compare, repair
 from billing.models import (
     Adjustment,
     ClosedSpan,
@@ -24,10 +26,18 @@ from billing.models import (
     SummaryByKey,
 )
 from billing.models.daily_spend import SUMS
-from billing.reconciliation import compare, repair
-from billing.reports import Filters, amounts_by_day, by, by_day, grouped, ranked, tally, totals, untagged
-from billing.rollups import summed
-from billing.summaries import SUMMARIES, Span, close_days, parts_of, remembered, smallest, spans_from
+from billing.reporting import reports
+from billing.reporting.reports import (
+    Filters,
+    amounts_by_day,
+    by,
+    by_day,
+    grouped,
+    ranked,
+    tally,
+    totals,
+    untagged,
+)
 from customers.money import UsdField
 from tests.billing.making import NOON, book_calls, make_call, nano
 

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 
 from billing.checks import webhook_settings
 from billing.models import Delivery, Event, WebhookEndpoint
-from billing.webhooks import follow_environment, is_secret
+from billing.webhooks.endpoints import follow_environment, is_secret
 from customers.models import AuditLog
 from customers.services import create_key
 from tests.admin_pages import AdminTestCase

@@ -9,8 +9,8 @@ from django.core.management import CommandError, call_command
 from django.test import TestCase
 
 from billing.models import Price
+from billing.prices.what_if import BadQuestion, Question, answer
 from billing.usage import Usage
-from billing.what_if import BadQuestion, Question, answer
 from tests.billing.making import NOON, book_calls, make_call
 
 DAY = date(2026, 7, 15)

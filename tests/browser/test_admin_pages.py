@@ -6,7 +6,7 @@ from decimal import Decimal
 from django.utils import timezone
 
 from billing.models import BudgetPeriod, Delivery, DeliveryLane, WebhookEndpoint
-from billing.webhooks import create_endpoint
+from billing.webhooks.endpoints import create_endpoint
 from customers.models import RateCard
 from tests.billing.alerts import afresh
 from tests.billing.making import book_calls, make_call

@@ -6,7 +6,7 @@ from decimal import Decimal
 from django.urls import reverse
 from django.utils import timezone
 
-from billing.budget_bars import allowances
+from billing.budgets.bars import allowances
 from customers.models import Budget, Customer, HandoutLink
 from customers.services.handout_links import make_handout_link
 from tests.billing.budgets import admitted, settle

@@ -6,8 +6,8 @@ from decimal import Decimal
 from django.urls import reverse
 from django.utils import timezone
 
-from billing.budget_bars import allowances
-from billing.periods import ensure_periods
+from billing.budgets.bars import allowances
+from billing.budgets.periods import ensure_periods
 from customers.models import Budget, Customer
 from tests.admin_pages import make_price
 from tests.billing.making import book_calls, make_call

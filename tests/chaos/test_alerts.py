@@ -19,7 +19,7 @@ from django.conf import settings
 from django.db import connection
 from django.test import TransactionTestCase
 
-from billing import ledger
+from billing.booking import ledger
 from billing.models import Alert, AlertRule, Event, SpendLog
 from customers.money import to_nano
 from tests.billing.alerts import Kind, afresh, bodies, make_rule, told

@@ -91,8 +91,8 @@ def _make_spent_periods(customers: list[str], window: str, starts_at: datetime, 
 
 def _granted(customers: list[str], at: datetime) -> int:
     """Have each customer, with a dime a day, make a call of a dime at this instant; count who passes."""
-    from billing.holds import Granted, admit
-    from billing.periods import KnownPeriods
+    from billing.budgets.holds import Granted, admit
+    from billing.budgets.periods import KnownPeriods
     from customers.durations import parse_duration
     from proxy.tiers import LimitsOfHolders, Tier
 
@@ -108,7 +108,7 @@ def _granted(customers: list[str], at: datetime) -> int:
 
 def _ask(customer: str, at: datetime, tier: Any, limits: Any) -> Any:
     """Return what the gateway asks for such a call."""
-    from billing.holds import Ask, Attribution
+    from billing.budgets.holds import Ask, Attribution
     from proxy.tiers import Holder
 
     at_us = (at - EPOCH) // timedelta(microseconds=1)

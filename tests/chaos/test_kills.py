@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from billing.booking.journal import Journal, segment_path, segments_of
+from billing.booking.records import Closed, Opened, Sent
 from billing.installation import installation_id
-from billing.journal import Journal, segment_path, segments_of
-from billing.records import Closed, Opened, Sent
 from billing.usage import Usage
 from customers.ids import uuid7_bytes
 from tests import services

@@ -8,12 +8,12 @@ from django.core.exceptions import ValidationError
 from django.test import SimpleTestCase, TestCase
 from django.utils import timezone
 
-from billing.adjustments import initial_spend
-from billing.budget_bars import Holder, allowances, bars_now
-from billing.budget_status import spending_of
+from billing.books.adjustments import initial_spend
+from billing.budgets.bars import Holder, allowances, bars_now
+from billing.budgets.periods import ensure_periods
+from billing.budgets.status import spending_of
 from billing.bulk import microseconds
 from billing.models import HolderType
-from billing.periods import ensure_periods
 from customers.budget_windows import MOST_WINDOWS, read_windows
 from customers.models import Budget, Customer, Team, TeamMembership, User
 from proxy.tiers import Behind, LimitsOfHolders, Tiers, holders, tier_of

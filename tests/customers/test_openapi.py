@@ -19,8 +19,8 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 from rest_framework.views import APIView
 
-from billing.adjustments import initial_spend
-from billing.budget_status import spending_of
+from billing.books.adjustments import initial_spend
+from billing.budgets.status import spending_of
 from billing.models import Delivery, HolderType
 from billing.views import examples
 from billing.views.audit import audit_object

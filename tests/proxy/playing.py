@@ -21,10 +21,10 @@ import msgspec
 from django.conf import settings
 from django.test import override_settings
 
-from billing.hold_desk import HoldDesk
+from billing.booking.records import Closed, Opened, Record, Sent
+from billing.booking.write_turn import WriteTurn
+from billing.budgets.hold_desk import HoldDesk
 from billing.models import Price
-from billing.records import Closed, Opened, Record, Sent
-from billing.write_turn import WriteTurn
 from proxy import gateway as gateway_module
 from proxy.calls import Call, Head
 from proxy.catalog import build_catalog

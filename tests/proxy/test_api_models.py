@@ -14,9 +14,9 @@ from django.conf import settings
 from django.test import SimpleTestCase, TestCase
 from django.utils import timezone
 
-from billing.estimates import Estimator
+from billing.booking.estimates import Estimator
 from billing.models import Price
-from billing.pricing import resolve
+from billing.prices.pricing import resolve
 from billing.usage import Usage
 from customers.models import AuditLog, Team, User
 from customers.services import create_key

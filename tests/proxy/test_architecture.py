@@ -76,7 +76,7 @@ class LayerTests(SimpleTestCase):
     def test_the_arithmetic_needs_no_database_and_no_clock(self):
         for name in (
             "billing/usage.py",
-            "billing/estimates.py",
+            "billing/booking/estimates.py",
             "customers/request_keys.py",
             "customers/text.py",
         ):
@@ -104,7 +104,8 @@ class LogTests(SimpleTestCase):
             for call in log_calls(tree):
                 message = call.args[0]
                 is_constant = isinstance(message, ast.Constant) or (
-                    isinstance(message, ast.Name) and path == "billing/recorder.py"  # passed on by a helper
+                    isinstance(message, ast.Name)
+                    and path == "billing/booking/recorder.py"  # passed on by a helper
                 )
 
                 self.assertTrue(is_constant, f"{path}:{call.lineno}")

@@ -10,8 +10,8 @@ import httpx
 import msgspec
 from django.test import SimpleTestCase
 
-from billing.journal import JournalFull
-from billing.records import Closed, Opened, Sent
+from billing.booking.journal import JournalFull
+from billing.booking.records import Closed, Opened, Sent
 from billing.usage import Usage
 from customers.money import from_nano
 from proxy.dialects import anthropic_count_tokens

@@ -21,9 +21,9 @@ from django.core.cache import caches
 from django.test import SimpleTestCase, override_settings
 from django.utils import timezone
 
-from billing.holds import Claim
+from billing.booking.records import Closed, Opened, Sent
+from billing.budgets.holds import Claim
 from billing.models import SpendLog
-from billing.records import Closed, Opened, Sent
 from billing.usage import NO_USAGE
 from proxy import response_cache
 from proxy.calls import Call

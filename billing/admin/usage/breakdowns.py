@@ -9,7 +9,7 @@ from billing.admin.usage.cards import Summary
 from billing.admin.usage.filters import Asked
 from billing.admin.usage.tables import Line, known, logs_url
 from billing.admin.usage.tabs import OVERVIEW, TABS, Tab
-from billing.reports import Row, by, less
+from billing.reporting.reports import Row, by, less
 
 MOST = 10
 _NOTE_OF_TAGS = "A call counts under each of its tags: these lines may add up to more than the total."

@@ -11,9 +11,9 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from billing import words
 from billing.admin.usage.filters import Asked
-from billing.reports import Figures, added, by_day
+from billing.reporting import words
+from billing.reporting.reports import Figures, added, by_day
 from customers.words import EMPTY, count, usd
 
 _WIDTH, _HEIGHT = 100, 28  # of a small line, in its own units

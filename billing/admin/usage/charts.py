@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
-from billing import words
 from billing.admin.usage.cards import Summary
 from billing.admin.usage.filters import FIELDS, Asked
 from billing.admin.usage.tables import Table, known, only
 from billing.admin.usage.tabs import Tab
-from billing.reports import Amounts, Dimension, amounts_by_day, ranked
+from billing.reporting import words
+from billing.reporting.reports import Amounts, Dimension, amounts_by_day, ranked
 from customers.money import plain_usd
 from customers.words import usd
 

@@ -19,7 +19,6 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
-from billing import words
 from billing.admin.budgeted import LOG_FILTERS
 from billing.admin.calls import calls_table
 from billing.admin.naming import MODELS
@@ -32,12 +31,13 @@ from billing.admin.usage.filters import CUSTOM, PERIODS, Asked, BadAddress, defa
 from billing.admin.usage.parts import categories, notes, permitted
 from billing.admin.usage.tables import Table, logs_url, read_table
 from billing.admin.usage.tabs import OVERVIEW, Tab
-from billing.customer_calls import LOOKED_AT, Failure, look
-from billing.customer_limits import Limit, Outlook, behind, limits_on, outlooks
-from billing.drawings import burn_up
+from billing.budgets.customer_limits import Limit, Outlook, behind, limits_on, outlooks
 from billing.models import HolderType, ReconcileRun
 from billing.models.spend_total import GATEWAY_ID
-from billing.reports import by, one_instant
+from billing.reporting import words
+from billing.reporting.customer_calls import LOOKED_AT, Failure, look
+from billing.reporting.drawings import burn_up
+from billing.reporting.reports import by, one_instant
 from customers.models import Customer
 from customers.words import count, usd
 

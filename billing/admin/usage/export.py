@@ -16,7 +16,7 @@ from django.http import HttpResponse
 from billing.admin.usage.filters import Asked
 from billing.admin.usage.tables import Line, Table
 from billing.admin.usage.tabs import Tab
-from billing.spreadsheets import spreadsheet_safe
+from billing.reporting.spreadsheets import spreadsheet_safe
 from customers.money import plain_usd
 
 MOST_LINES = 50_000

@@ -19,7 +19,7 @@ from django.http import QueryDict
 from django.utils.http import urlencode
 
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Filters
+from billing.reporting.reports import Filters
 from customers.text import is_clean_id, is_clean_text
 
 # Each filter, by its name in the address, and what it is in a report.

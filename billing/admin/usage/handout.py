@@ -19,8 +19,8 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST
 
-from billing import words
 from billing.admin.usage.parts import permitted
+from billing.reporting import words
 from customers.models import Customer, HandoutLink
 from customers.services.handout_links import make_handout_link, revoke_handout_links
 

@@ -18,7 +18,6 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
-from billing import words
 from billing.admin.usage import customer, handout
 from billing.admin.usage.cards import Summary, cards, summary_of
 from billing.admin.usage.charts import chart, stack_links
@@ -29,7 +28,8 @@ from billing.admin.usage.tables import PER_PAGE, Table, is_by_model, known, logs
 from billing.admin.usage.tabs import DAY_ROWS, OVERVIEW, TABS, Tab
 from billing.models import ReconcileRun, TagSetMember
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import Dimension, Figures, Filters, by, less, one_instant, ranked
+from billing.reporting import words
+from billing.reporting.reports import Dimension, Figures, Filters, by, less, one_instant, ranked
 from customers.models import Customer, Team, User, VirtualKey
 from customers.words import count
 

@@ -9,11 +9,11 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 
-from billing import words
 from billing.admin.usage.cards import Summary
 from billing.admin.usage.filters import Asked
 from billing.admin.usage.tables import logs_url
-from billing.reports import by
+from billing.reporting import words
+from billing.reporting.reports import by
 from billing.usage import BUCKETS, Usage
 from customers.words import count, usd
 

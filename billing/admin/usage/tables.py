@@ -20,16 +20,16 @@ from django.db.models import Q
 from django.urls import reverse
 from django.utils.http import urlencode
 
-from billing import words
 from billing.admin.budgeted import LOG_FILTERS
 from billing.admin.naming import MODELS
 from billing.admin.usage.cards import Summary, points
 from billing.admin.usage.filters import CUSTOM, FIELDS, OPTIONAL, Asked
 from billing.admin.usage.tabs import OVERVIEW, Tab
-from billing.budget_bars import Bar, bars_now, tightest
+from billing.budgets.bars import Bar, bars_now, tightest
 from billing.models import HolderType
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.reports import (
+from billing.reporting import words
+from billing.reporting.reports import (
     Amounts,
     Dimension,
     Figures,

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from billing.models import HolderType
-from billing.reports import RANKED_BY, Dimension
+from billing.reporting.reports import RANKED_BY, Dimension
 
 STACKS = ("model", "customer")  # what spend per day can be stacked by
 DAY_ROWS = ("day", "day-model")  # what the overview's table has a row of

@@ -7,9 +7,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from billing.books.reconciliation import AlreadyRepairing
+from billing.books.retention import NotSealable, calls_of, check_sealable, due_months, seal_month
 from billing.management.asking import month
-from billing.reconciliation import AlreadyRepairing
-from billing.retention import NotSealable, calls_of, check_sealable, due_months, seal_month
 
 
 class Command(BaseCommand):

@@ -18,7 +18,7 @@ from billing.bill_import.comparing import (
 )
 from billing.management.asking import WithExamples
 from billing.management.tables import printable
-from billing.words import percent
+from billing.reporting.words import percent
 from customers.api.json import write_exact
 from customers.money import from_nano
 from customers.words import count, usd

@@ -8,9 +8,9 @@ import msgspec
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from billing.books.reconciliation import AlreadyRepairing, Comparison, compare, record, repair
+from billing.books.sealed import Days, days_of_month
 from billing.management.asking import month
-from billing.reconciliation import AlreadyRepairing, Comparison, compare, record, repair
-from billing.sealed import Days, days_of_month
 
 
 class Command(BaseCommand):

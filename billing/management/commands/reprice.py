@@ -9,12 +9,12 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from billing import repricing
-from billing.closed_months import MonthIsClosed
+from billing.books.closed_months import MonthIsClosed
 from billing.management.asking import WithExamples
 from billing.management.tables import printable
-from billing.repricing import Diff, Selection
-from billing.unpriced import queue
+from billing.prices import repricing
+from billing.prices.repricing import Diff, Selection
+from billing.prices.unpriced import queue
 from customers.money import from_nano
 from customers.words import count, usd
 

@@ -6,10 +6,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from billing.closed_months import MonthIsClosed
+from billing.books.closed_months import MonthIsClosed
+from billing.books.reconciliation import AlreadyRepairing
+from billing.demo.seeding import seed
 from billing.models import SpendLog
-from billing.reconciliation import AlreadyRepairing
-from billing.seeding import seed
 
 
 class Command(BaseCommand):

@@ -8,7 +8,7 @@ from django.utils import timezone
 from billing.management.asking import WithExamples, add_days, add_filters, add_forms, filters_of, whole
 from billing.management.reporting import by_dimension, document, told, unattributed
 from billing.management.tables import as_csv, as_json, records
-from billing.reports import one_instant
+from billing.reporting.reports import one_instant
 
 _BY = ("model", "key", "team", "user", "customer", "tag", "provider", "day")
 _LIMIT, _MOST = 20, 100_000

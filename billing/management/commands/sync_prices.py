@@ -8,12 +8,12 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from billing.cost_map import PUBLISHED, BadCostMap, CostMap, has_secret, is_address, load, shown
 from billing.management.asking import WithExamples
 from billing.management.tables import printable
 from billing.models import Price
 from billing.models.price_sync import PriceSync
-from billing.price_sync import (
+from billing.prices.cost_map import PUBLISHED, BadCostMap, CostMap, has_secret, is_address, load, shown
+from billing.prices.sync import (
     Changed,
     Difference,
     automatic,

@@ -7,12 +7,12 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from billing.budget_bars import Bar, Holder, bars_now
+from billing.budgets.bars import Bar, Holder, bars_now
 from billing.management.asking import WithExamples, add_days, add_forms, filters_of
 from billing.management.reporting import by_dimension, document, told, unattributed
 from billing.management.tables import as_csv, as_json, as_text, printable, records
 from billing.models import HolderType, SpendTotal
-from billing.reports import one_instant
+from billing.reporting.reports import one_instant
 from customers.models import Customer, User
 from customers.words import count, usd
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from billing.management.asking import WithExamples, add_days, days_of, month
 from billing.management.tables import printable
-from billing.what_if import Answer, BadQuestion, Question, answer
+from billing.prices.what_if import Answer, BadQuestion, Question, answer
 from customers.api.json import write_exact
 from customers.money import from_nano
 from customers.words import EMPTY, count, usd

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from billing.installation import installation_id
-from billing.price_sources import load_genai_prices
+from billing.prices.sources import load_genai_prices
 from customers.keys import generate_secret
 from customers.models import User
 from proxy.configuration.entries import read_entries

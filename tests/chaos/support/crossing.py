@@ -16,8 +16,8 @@ def main(batches: int, cost_nano: int, customers: list[str]) -> None:
     django.setup()
     from django.db import connection
 
-    from billing.ledger import Booking, book
-    from billing.periods import retried
+    from billing.booking.ledger import Booking, book
+    from billing.budgets.periods import retried
     from tests.billing.making import START, Position, make_call
 
     connection.ensure_connection()

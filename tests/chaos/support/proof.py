@@ -10,7 +10,7 @@ _PROVEN = "is_proven"
 
 def assert_reconciled(gateway: GatewayProcess) -> None:
     """Assert that `reconcile` finds nothing. It reads one snapshot: calls may be under way, workers dead."""
-    from billing.reconciliation import compare
+    from billing.books.reconciliation import compare
 
     found = gateway.execute_orm(compare, at=datetime.now(UTC))
     assert not found.differences, f"{found.differences} rows differ from the log: {found.examples}"

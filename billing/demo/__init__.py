@@ -1,0 +1,1 @@
+"""Made-up calls for trying out: `manage.py seed_demo`."""

@@ -1,0 +1,1 @@
+"""What pages, exports and the API say of spend and calls."""

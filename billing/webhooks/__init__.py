@@ -1,0 +1,1 @@
+"""Events, the outbox, and its delivery to endpoints."""
