@@ -2,7 +2,8 @@
 Budgets through the whole gateway: real processes, a real database, a provider that counts.
 
 The model `exact` costs $0.10 a call, whatever is asked; `per-token` $1 for a million
-tokens of output and nothing for input, so that what a strict budget holds is exact.
+tokens of output and nothing for input, so that what a strict budget holds is exact;
+`tiny` $0.0000001 a call.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ DIME = 100_000_000  # nano-dollars
 GREEDY = {"output_tokens": 10_000, "obeys_maximum": True}  # answers at the greatest length allowed
 MODELS = {
     "exact": {"per_request_usd": Decimal("0.10")},
+    "tiny": {"per_request_usd": Decimal("0.0000001")},
     "per-token": {"input_per_mtok_usd": Decimal(0), "output_per_mtok_usd": Decimal(1)},
     "free": {"input_per_mtok_usd": Decimal(0), "output_per_mtok_usd": Decimal(0)},
 }
@@ -422,6 +424,23 @@ class TestHeaders:
         assert answer.headers["x-litellm-key-spend"] == "0.2"
         assert answer.headers["x-litellm-key-max-budget"] == "0.5"
         assert answer.headers["x-litellm-key-remaining-budget"] == "0.3"
+
+    def test_calls_of_almost_nothing_add_up_exactly(self, gateway, customer):
+        from customers.models import Budget
+
+        budget = gateway.execute_orm(Budget.objects.create, max_budget=Decimal("0.5"))
+        _, secret = gateway.create_key(budget=budget)
+        headers = {"authorization": f"Bearer {secret}"}
+
+        with httpx.Client(base_url=gateway.url, headers=headers, trust_env=False, verify=False) as client:
+            answers = [call(client, customer, model="tiny") for _ in range(39)]
+            gateway.wait_booked(39, customer_id=customer)
+            last = call(client, customer, model="tiny")
+
+        costs = [answer.headers["x-litellm-response-cost"] for answer in (*answers, last)]
+        assert set(costs) == {"0.0000001"}
+        assert sum(map(Decimal, costs)) == Decimal(last.headers["x-litellm-key-spend"]) == Decimal("0.000004")
+        assert last.headers["x-litellm-key-remaining-budget"] == "0.499996"
 
 
 class TestRateLimits:
