@@ -51,6 +51,7 @@ class Usage(NamedTuple):
 
 
 BUCKETS = Usage._fields
+TOKEN_BUCKETS = tuple(bucket for bucket in BUCKETS if bucket != "web_searches")
 NO_USAGE = Usage()
 
 Units = Mapping[str, int]

@@ -10,6 +10,7 @@ from django.db import models
 
 from billing.models.daily_spend import SUMS
 from billing.models.ledger_model import LedgerModel
+from billing.usage import TOKEN_BUCKETS
 from customers.money import UsdField
 
 
@@ -186,7 +187,7 @@ class SummaryByCustomer(Summary):
             # Names of customers in some order: with all of what they are put in order by.
             models.Index(
                 fields=["span"],
-                include=["customer_id", "cost", "charge", "calls", "failed_calls"],
+                include=["customer_id", "cost", "charge", "calls", "failed_calls", *TOKEN_BUCKETS],
                 name="summary_customer_order",
             ),
             # The customers that were charged most, without the others.

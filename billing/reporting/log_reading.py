@@ -21,7 +21,7 @@ from django.db.models.functions import Coalesce, NullIf
 from billing.booking.rollups import CACHED, FAILED
 from billing.models import SpendLog
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.usage import BUCKETS
+from billing.usage import TOKEN_BUCKETS
 from customers.api import Reach
 from customers.api.errors import BadRequest
 from customers.keys import hash_secret
@@ -32,7 +32,6 @@ CAP = 10_000  # calls of one answer, and of all pages of a list together
 # Calls side by side share pages of the disk; those of one customer or user lie on a page each.
 LOOKED_AT, LOOKED_AT_SCATTERED = 50_000, 20_000
 
-_TOKENS = [name for name in BUCKETS if name != "web_searches"]
 _LARGEST_STATUS = 32_767
 # Gateways have no calls outside of these; sums of dates stay within what Python knows.
 _FIRST, _LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
@@ -288,7 +287,7 @@ def _order(sort_by: str, *, descending: bool) -> list[Any]:
 _SORTED_BY: dict[str, Any] = {
     "endTime": F("ended_at"),
     "spend": F("cost"),
-    "total_tokens": reduce(add, map(F, _TOKENS)),
+    "total_tokens": reduce(add, map(F, TOKEN_BUCKETS)),
     "request_duration_ms": F("latency_ms"),
     "model": Coalesce(NullIf(F("upstream_model"), Value("")), F("model")),
     "ttft_ms": F("first_token_ms"),

@@ -27,7 +27,7 @@ from billing.bulk import among
 from billing.models import SummaryByCustomer
 from billing.models.daily_spend import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, MASTER_KEY, NO_TAGS, SUMS
 from billing.models.spend_total import MASTER_KEY_ID
-from billing.usage import BUCKETS, Usage
+from billing.usage import BUCKETS, TOKEN_BUCKETS, Usage
 from customers.money import from_nano
 
 Dimension = Literal[
@@ -266,12 +266,14 @@ class _Query:
         dimensions: Iterable[str],
         *,
         per_tag: bool = False,
+        with_untagged: bool = False,
         adding: Sequence[str] = SUMS,
     ) -> None:
         """
         adding: the sums that the statement names.
         per_tag: the rows are joined with `weight.tags`: how many of its tags, or of those
             that are asked for, a call carries.
+        with_untagged: those that carry none stay, with null.
         """
         wanted = set(dimensions)
         for unknown in wanted - _COLUMNS.keys() - {"tag"}:
@@ -288,7 +290,7 @@ class _Query:
             filters.customers is not None or bool(filters.without_customers) or "customer" in wanted
         )
         if per_tag:
-            self._weigh(filters.tags)
+            self._weigh(filters.tags, "LEFT JOIN" if with_untagged else "JOIN")
         self._filter(filters)
         if self._is_by_tag:
             self._add_up_sets(wanted - {"tag"})
@@ -306,7 +308,7 @@ class _Query:
         amount = "charge" if self.is_charged else "cost"
         sums = {
             "spend": (amount,), "cost": ("cost",), "charge": ("charge",), "calls": ("calls",),
-            "failed_calls": ("failed_calls",), "total_tokens": _TOKENS,
+            "failed_calls": ("failed_calls",), "total_tokens": TOKEN_BUCKETS,
         }  # fmt: skip
         if order == "name":
             return name
@@ -413,11 +415,11 @@ class _Query:
             shown = among("member.tag", "text", list(tags))
             self._add(shown.sql, *shown.parameters)
 
-    def _weigh(self, tags: Sequence[str] | None) -> None:
+    def _weigh(self, tags: Sequence[str] | None, join: str) -> None:
         chosen = "" if tags is None else "WHERE "
         condition = among("tag", "text", list(tags or ()))
         self.source += (
-            " JOIN (SELECT tag_set_id, COUNT(*) AS tags FROM billing_tagsetmember "
+            f" {join} (SELECT tag_set_id, COUNT(*) AS tags FROM billing_tagsetmember "
             f"{chosen}{condition.sql if chosen else ''} GROUP BY tag_set_id) AS weight "
             "ON weight.tag_set_id = rollup.tag_set_id"
         )
@@ -549,14 +551,13 @@ class Amounts(NamedTuple):
 
 # What names can be put in order by, and the sums that this takes. `rate` is USD per token, last where
 # there is none.
-_TOKENS = tuple(bucket for bucket in BUCKETS if bucket != "web_searches")
 _RANKED_BY: dict[str, tuple[str, ...]] = {
     "cost": ("cost",),
     "charge": ("charge",),
     "calls": ("calls",),
     "failed_calls": ("failed_calls",),
-    "total_tokens": _TOKENS,
-    "rate": ("cost", "charge", *_TOKENS),
+    "total_tokens": TOKEN_BUCKETS,
+    "rate": ("cost", "charge", *TOKEN_BUCKETS),
     "name": (),
 }
 RANKED_BY = tuple(_RANKED_BY)
@@ -797,7 +798,7 @@ def _ranking(query: _Query, order: str, name: str, *, ascending: bool) -> str:
     if order == "rate":
         amount = "charge" if query.is_charged else "cost"
         # A whole number: neither database then rounds what it compares.
-        rate = f"{summed(amount)} * 1000 / NULLIF({_sum_of(_TOKENS)}, 0)"
+        rate = f"{summed(amount)} * 1000 / NULLIF({_sum_of(TOKEN_BUCKETS)}, 0)"
         return f"({rate}) IS NULL, {rate} {direction}, {name}"
     return f"{_sum_of(_RANKED_BY[order])} {direction}, {name}"
 
@@ -843,7 +844,7 @@ _TALLIED = (
     ("cache_read",),
     ("cache_write_5m", "cache_write_1h"),
 )
-_ADDED_TO_TALLIES = (*SUMS[:7], *_TOKENS)
+_ADDED_TO_TALLIES = (*SUMS[:7], *TOKEN_BUCKETS)
 
 
 class Tally(NamedTuple):
@@ -871,6 +872,9 @@ class Tally(NamedTuple):
     def less(self, other: "Tally") -> "Tally":
         return Tally._make(map(sub, self, other))
 
+    def times(self, number: int) -> "Tally":
+        return Tally._make(number * each for each in self)
+
 
 class Group(NamedTuple):
     """The sums of one combination of names; `names[0]` is a date where the first dimension is `day`."""
@@ -887,13 +891,12 @@ def grouped(filters: Filters, dimensions: Sequence[Dimension], *, per_tag: bool 
     """
     query = _Query(filters, dimensions, per_tag=per_tag, adding=_ADDED_TO_TALLIES)
     columns = [query.column(dimension) for dimension in dimensions]
-    times = " * weight.tags" if per_tag else ""
-    sums = ", ".join(_sum_of(each, times) for each in _TALLIED)
     by_columns = f" GROUP BY {', '.join(columns)}" if columns else ""
     rows = query.rows(
-        f"SELECT {', '.join([*columns, sums])} FROM {query.source} WHERE {query.condition}{by_columns}"
+        f"SELECT {', '.join([*columns, _tallied(per_tag=per_tag)])} FROM {query.source} "
+        f"WHERE {query.condition}{by_columns}"
     )
-    width = len(columns)
+    width = len(dimensions)
     # Optimization: there are far fewer names than rows.
     told = [(at, lru_cache(_TOLD[name])) for at, name in enumerate(dimensions) if name in _TOLD]
     groups = []
@@ -903,6 +906,25 @@ def grouped(filters: Filters, dimensions: Sequence[Dimension], *, per_tag: bool 
             names[at] = tell(names[at])
         groups.append(Group(tuple(names), Tally._make(row[width:])))
     return groups
+
+
+def by_day_and_number_of_tags(filters: Filters) -> list[Group]:
+    """Return the sums by day and by how many tags a call carries, or how many of those that are asked for.
+
+    `names` of the groups is (date, number). Each call is in one of them.
+    """
+    query = _Query(filters, ("day",), per_tag=True, with_untagged=True, adding=_ADDED_TO_TALLIES)
+    columns = f"{query.column('day')}, COALESCE(weight.tags, 0)"
+    rows = query.rows(
+        f"SELECT {columns}, {_tallied(per_tag=False)} FROM {query.source} "
+        f"WHERE {query.condition} GROUP BY {columns}"
+    )
+    return [Group((_date(day), number), Tally._make(sums)) for day, number, *sums in rows]
+
+
+def _tallied(*, per_tag: bool) -> str:
+    times = " * weight.tags" if per_tag else ""
+    return ", ".join(_sum_of(each, times) for each in _TALLIED)
 
 
 def costs(filters: Filters, dimensions: Sequence[Dimension]) -> list[tuple[tuple[Any, ...], int]]:
@@ -924,6 +946,17 @@ _TOLD: dict[str, Callable[[Any], Any]] = {
     "key": partial(_name, "key"),
     "deployment": partial(_name, "deployment"),
 }
+
+
+def with_callers_names(filters: Filters) -> Filters:
+    """Return the same report, with the names that callers use for `either_models` besides.
+
+    Optimization: indexes know models by these names, and no index finds either of two.
+    """
+    if filters.either_models is None or filters.models is not None:
+        return filters
+    plain = Filters(start=filters.start, end=filters.end, either_models=filters.either_models)
+    return msgspec.structs.replace(filters, models=sorted(row.names[0] for row in grouped(plain, ("model",))))
 
 
 def tally(filters: Filters) -> Tally:

@@ -23,7 +23,18 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 
 from billing.reporting.log_reading import keys_named
-from billing.reporting.reports import Dimension, Filters, Group, Tally, grouped, one_instant, ranked, tally
+from billing.reporting.reports import (
+    Dimension,
+    Filters,
+    Group,
+    Tally,
+    by_day_and_number_of_tags,
+    grouped,
+    one_instant,
+    ranked,
+    tally,
+    with_callers_names,
+)
 from billing.views.ranges import KeyNames, days_of, key_names, names_of
 from billing.views.spend import nano_of, sum_of, usd
 from customers.api import Action, Envelope, ManagementView
@@ -150,7 +161,8 @@ def _own(reach: Reach, keys: list[str] | None) -> dict[str, Any]:
 def activity(entity: Entity, filters: Filters, *, number: int, size: int | None) -> dict[str, Any]:
     """Return one page of `size` days, or all of them. A fixed number of queries."""
     with one_instant():
-        by_day = _by_day(entity, filters)
+        filters = with_callers_names(filters)
+        by_day, beside = (_tags_by_day if entity.is_tag else _by_day)(entity, filters)
         days = sorted(by_day, reverse=True)
         pages = -(-len(days) // size) if size else 1
         shown = days[(number - 1) * size : number * size] if size else days
@@ -162,26 +174,36 @@ def activity(entity: Entity, filters: Filters, *, number: int, size: int | None)
                 "page": number,
                 "total_pages": pages,
                 "has_more": number < pages,
-                **_beside(entity, filters),
+                **{name: metrics_of(sums, entity) for name, sums in beside.items()},
                 "time_zone": settings.REPORTING_TIME_ZONE,
             },
         }
 
 
-def _by_day(entity: Entity, filters: Filters) -> dict[date, Tally]:
-    groups = grouped(filters, ("day",), per_tag=entity.is_tag)
-    return {group.names[0]: group.tally for group in groups}
+# The sums of each day; and what these do not tell, by its name in `metadata`.
+_ByDay = tuple[dict[date, Tally], dict[str, Tally]]
 
 
-def _beside(entity: Entity, filters: Filters) -> dict[str, Any]:
-    """Return what the sums do not tell: calls without any entity, and with tags each call once."""
+def _by_day(entity: Entity, filters: Filters) -> _ByDay:
+    by_day = {group.names[0]: group.tally for group in grouped(filters, ("day",))}
     without = Tally()
     if getattr(filters, entity.filter) is None:
         without = tally(msgspec.structs.replace(filters, **{entity.filter: [""]}))
-    told: dict[str, Any] = {"unattributed": metrics_of(without, entity)}
-    if entity.is_tag:
-        told["deduplicated"] = metrics_of(tally(filters).less(without), entity)
-    return told
+    return by_day, {"unattributed": without}
+
+
+def _tags_by_day(entity: Entity, filters: Filters) -> _ByDay:
+    """A call counts under each of its tags; `deduplicated` has each call with any once."""
+    by_day: dict[date, Tally] = {}
+    once, without = Tally(), Tally()
+    for (day, number), sums in by_day_and_number_of_tags(filters):
+        if number:
+            by_day[day] = by_day.get(day, Tally()).plus(sums.times(number))
+        if number or filters.tags is not None:
+            once = once.plus(sums)
+        else:
+            without = without.plus(sums)
+    return by_day, {"unattributed": without, "deduplicated": once}
 
 
 _KINDS: tuple[Dimension, ...] = ("day", "model", "upstream_model", "provider", "dialect")
