@@ -213,22 +213,31 @@ def _days(
     entity: Entity, filters: Filters, shown: list[date], by_day: Mapping[date, Tally]
 ) -> list[dict[str, Any]]:
     part = msgspec.structs.replace(filters, start=min(shown), end=max(shown))
-    by_kind = _of_days(grouped(part, _KINDS, per_tag=entity.is_tag))
-    by_key = grouped(part, ("day", "key"), per_tag=entity.is_tag)
+    names = getattr(part, entity.filter)
+    only = names[0] if names is not None and len(names) == 1 else None
+    per_tag = entity.is_tag and only is None  # optimization: of one tag each call counts once
+    by_kind = _of_days(grouped(part, _KINDS, per_tag=per_tag))
+    by_key = grouped(part, ("day", "key"), per_tag=per_tag)
     top_keys = _most_spent(entity, by_key)
     by_key = [group for group in by_key if group.names[1] in top_keys[:MOST_KEYS]]
     of_top_keys = msgspec.structs.replace(part, keys=top_keys[:MOST_KEYS_OF_ONE])
-    by_kind_and_key = _of_days(grouped(of_top_keys, (*_KINDS, "key"), per_tag=entity.is_tag))
-    entities = _listed_entities(entity, part)
-    by_entity = grouped(entities, ("day", entity.dimension))
-    of_top_keys = msgspec.structs.replace(entities, keys=top_keys[:MOST_KEYS_OF_ONE])
-    by_entity_and_key = _of_days(grouped(of_top_keys, ("day", entity.dimension, "key")))
+    by_kind_and_key = _of_days(grouped(of_top_keys, (*_KINDS, "key"), per_tag=per_tag))
+    if only is None:
+        entities = _listed_entities(entity, part)
+        by_entity = grouped(entities, ("day", entity.dimension))
+        of_top_keys = msgspec.structs.replace(entities, keys=top_keys[:MOST_KEYS_OF_ONE])
+        by_entity_and_key = grouped(of_top_keys, ("day", entity.dimension, "key"))
+    else:  # optimization: all calls are this one's
+        by_entity = [Group((day, only), by_day[day]) for day in shown]
+        by_entity_and_key = [
+            Group((day, only, key), sums) for (day, key), sums in by_key if key in top_keys[:MOST_KEYS_OF_ONE]
+        ]
     shower = _Shower(
         entity,
         key_names(top_keys[:MOST_KEYS]),
         entity.described({group.names[1] for group in by_entity}),
     )
-    keys_of, entities_of = _of_days(by_key), _of_days(by_entity)
+    keys_of, entities_of, keys_of_entities = map(_of_days, (by_key, by_entity, by_entity_and_key))
     return [
         {
             "date": day.isoformat(),
@@ -237,7 +246,7 @@ def _days(
                 "mcp_servers": {},
                 **shower.kinds(by_kind.get(day, []), by_kind_and_key.get(day, [])),
                 **shower.keys(keys_of.get(day, []), of=by_day[day]),
-                **shower.entities(entities_of.get(day, []), by_entity_and_key.get(day, []), of=by_day[day]),
+                **shower.entities(entities_of.get(day, []), keys_of_entities.get(day, []), of=by_day[day]),
             },
         }
         for day in shown

@@ -111,6 +111,23 @@ class FigureTests(ActivityTestCase):
             days = {day["date"]: day["metrics"] for day in results}
             self.assertEqual(days, self.expected(lambda log, day: day, charge=charge))
 
+    def test_the_breakdown_of_one_is_its_part_of_the_breakdown_of_all(self):
+        one = {"user": {"user_id": "bob"}, "team": {"team_ids": "t-sales"}, "tag": {"tags": "a"}}
+        one["customer"] = {"end_user_ids": "acme"}
+        for kind, query in one.items():
+            [name] = query.values()
+            of_all = {
+                day["date"]: day["breakdown"]["entities"][name]
+                for day in self.activity(kind)["results"]
+                if name in day["breakdown"]["entities"]
+            }
+            of_one = {
+                day["date"]: day["breakdown"]["entities"] for day in self.activity(kind, **query)["results"]
+            }
+            with self.subTest(kind=kind):
+                self.assertTrue(of_all)
+                self.assertEqual(of_one, {day: {name: told} for day, told in of_all.items()})
+
     def test_the_totals_are_of_the_whole_range_whatever_the_page(self):
         for kind in (*KINDS, "tag"):
             first, second = (self.activity(kind, page=page, page_size=2) for page in (1, 2))
