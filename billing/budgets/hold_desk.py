@@ -5,7 +5,7 @@ The hold desk: where the calls of a web process get their holds.
                           └► queue ─► thread: one transaction for all that wait, whatever they ask
 
 A call that comes alone is asked for at once. Where several come together, each next
-batch waits a few milliseconds for more: twenty calls cost little more than one. The line
+batch waits for more, while more keep coming: twenty calls cost little more than one. The line
 is PostgreSQL's, and takes the usual case. The thread does all the rest: it renews the
 leases of its process, gives back what was granted to a call that no longer waits, and
 opens the line. While the database is away the desk says so at once; when it is back,
@@ -41,6 +41,7 @@ _IDLE_SECONDS = 0.5
 _HANGS_SECONDS = 4.0  # longer than its own timeouts let a living database take (holds.py)
 _GATHER_SECONDS = 0.002  # for more asks, where the last batch had at least so many:
 _GATHER_FROM = 6
+_QUIET_TURNS = 3  # of the event loop, without any more: a batch goes before its time
 _LINE_SECONDS = 5.0  # between attempts to open a line
 _LOCK_TIMEOUT = "55P03"
 
@@ -91,6 +92,7 @@ class HoldDesk(threading.Thread):
         self._line: HoldLine | None = None
         self._gathered: list[_Waiting] = []
         self._is_gathering = False
+        self._gather_until = 0.0
         self._last_on_line = 0
         self._on_line: list[_Waiting] = []  # being decided
         self._on_line_since = 0.0
@@ -142,9 +144,19 @@ class HoldDesk(threading.Thread):
     def _gather(self) -> None:
         self._is_gathering = True
         if self._last_on_line >= _GATHER_FROM:
-            self._loop.call_later(_GATHER_SECONDS, self._ask_line)
+            self._gather_until = self._loop.time() + _GATHER_SECONDS
+            self._loop.call_soon(self._gather_more, len(self._gathered), 0)
         else:
             self._loop.call_soon(self._ask_line)
+
+    def _gather_more(self, before: int, quiet_turns: int) -> None:
+        """Look, once in each turn of the loop, whether more have come; ask when they stop coming."""
+        count = len(self._gathered)
+        quiet_turns = 0 if count > before else quiet_turns + 1
+        if quiet_turns < _QUIET_TURNS and count < _BATCH and self._loop.time() < self._gather_until:
+            self._loop.call_soon(self._gather_more, count, quiet_turns)
+        else:
+            self._ask_line()
 
     def _ask_line(self) -> None:
         """Have the line decide all that wait, or leave them to the thread."""

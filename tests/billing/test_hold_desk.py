@@ -123,6 +123,36 @@ class TestLine(TransactionTestCase):
         self.assertEqual(figures(july()), usd("0", "25.5", "0"))
         check_the_books()
 
+    def test_asks_that_keep_coming_go_together_and_nobody_waits_for_what_does_not_come(self):
+        async def scenario(desk: HoldDesk) -> None:
+            line = await opened_line(desk)
+            sizes: list[int] = []
+            original = desk._together
+
+            def together(asks: list[holds.Ask]) -> Any:
+                sizes.append(len(asks))
+                return original(asks)
+
+            async def one_after_the_other(count: int) -> list[asyncio.Task]:
+                tasks = []
+                for _ in range(count):
+                    tasks.append(asyncio.create_task(desk.admit(ask_for("100"))))
+                    await asyncio.sleep(0)  # a turn of the loop
+                return tasks
+
+            # Time alone would never have a batch go.
+            with (
+                mock.patch.object(desk, "_together", together),
+                mock.patch.object(hold_desk, "_GATHER_SECONDS", 1e9),
+            ):
+                await asyncio.gather(*(desk.admit(ask_for("100")) for _ in range(10)))
+                await asyncio.gather(*await one_after_the_other(20))
+            self.assertEqual(sizes, [10, 20])
+            self.assertTrue(line.is_open)
+
+        with_desk(scenario)
+        check_the_books()
+
     def test_a_call_that_cannot_be_written_takes_no_other_with_it(self):
         async def scenario(desk: HoldDesk) -> None:
             await opened_line(desk)
