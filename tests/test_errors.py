@@ -63,10 +63,22 @@ class ErrorTests(TestCase):
         self.assert_told(self.client.get("/customer/none", headers=MASTER), 404, "not_found")
         page = self.client.get("/admin/customers/none/")
 
-        self.assertEqual((page.status_code, page["Content-Type"]), (404, "text/html; charset=utf-8"))
+        self.assertEqual(page["Content-Type"], "text/html; charset=utf-8")
+        self.assertContains(page, "There is no such page", status_code=404)
+        self.assertContains(page, 'href="/admin/"', status_code=404)
+
+    def test_what_staff_may_not_see_is_told_on_a_page(self):
+        self.client.force_login(User.objects.create_user("bob", is_staff=True))
+
+        page = self.client.get("/admin/customers/customer/")
+
+        self.assertContains(page, "You may not see or do this", status_code=403)
 
     def test_a_request_for_another_host_is_400_in_its_form(self):
         with self.settings(ALLOWED_HOSTS=["gateway.example.com"]), self.assertLogs("django.security"):
             response = self.client.get("/customer/list", headers={**MASTER, "host": "evil.example"})
 
+            page = self.client.get("/admin/", headers={"host": "evil.example"})
+
         self.assert_told(response, 400, "invalid_request_error")
+        self.assertContains(page, "cannot be read", status_code=400)

@@ -157,6 +157,7 @@ class TestWebhook(WebhookView):
 
     actions = {"POST": Action.MANAGE_WEBHOOKS}
     reads_by_post = True  # no transaction: nothing may be posted within one
+    posts_a_test = True
 
     @described(body=WebhookId, answer=_TEST, example={"webhook_id": 3})
     def post(self, request: Request) -> Response:
@@ -167,7 +168,7 @@ class TestWebhook(WebhookView):
 class HealthServices(WebhookView):
     """Test a service that others are told by: webhook, slack or email. Posts a test now."""
 
-    may_be_unconfigured = True  # 422, as LiteLLM tells it
+    posts_a_test = True  # what is not configured is 422, as LiteLLM tells it
     actions = {"GET": Action.MANAGE_GATEWAY}
 
     @described(query=ServiceQuery, answer=_TEST)

@@ -86,6 +86,15 @@ _PROBLEMS = {
         }
     },
 }
+_FAILED_TEST = {
+    "type": "object",
+    "required": ["status", "message", "results"],
+    "properties": {
+        "status": {"const": "failure"},
+        "message": {"type": "string"},
+        "results": {"type": "array", "items": {"type": "object"}},
+    },
+}
 _SHARED = {"Error": _ERROR, "DetailError": _DETAIL, "Problems": _PROBLEMS}
 _ERROR_REF, _DETAIL_REF, _PROBLEMS_REF = ({"$ref": f"#/components/schemas/{name}"} for name in _SHARED)
 _REFUSALS = {
@@ -109,9 +118,10 @@ _SHARED_ANSWERS = {
     **{f"Error{status}": _answer(_ERROR_REF, said) for status, said in _REFUSALS.items()},
     **{f"Detail{status}": _answer(_EITHER, _REFUSALS[status]) for status in _DETAILED},
     "Problems422": _answer(_PROBLEMS_REF, "The request has not the shape that it must have."),
-    "Unconfigured422": _answer(
-        {"anyOf": [_PROBLEMS_REF, _DETAIL_REF]},
-        "The request has not the shape that it must have; or what it asks for is not configured.",
+    "Tested422": _answer(
+        {"anyOf": [_PROBLEMS_REF, _DETAIL_REF, _FAILED_TEST]},
+        "The request has not the shape that it must have; or what it asks for is not configured; "
+        "or the test that it posted did not arrive.",
     ),
 }
 
@@ -226,7 +236,7 @@ class ManagementSchema(AutoSchema):
         for status in _REFUSALS:
             kind = "Detail" if is_detail and status in _DETAILED else "Error"
             bodies.setdefault(str(status), {"$ref": f"#/components/responses/{kind}{status}"})
-        told = "Unconfigured" if getattr(self.view, "may_be_unconfigured", False) else "Problems"
+        told = "Tested" if getattr(self.view, "posts_a_test", False) else "Problems"
         bodies.setdefault("422", {"$ref": f"#/components/responses/{told}422"})
         return bodies
 

@@ -5,10 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import jsonschema
 from django.conf import settings
 from django.test import TestCase, override_settings
 from django.urls import reverse
 from django.utils import timezone
+from drf_spectacular.generators import SchemaGenerator
 from standardwebhooks import Webhook
 
 from billing.checks import webhook_settings
@@ -181,6 +183,11 @@ class TestingTests(ApiTestCase):
         self.assertEqual(response.json()["results"][0]["answer"], "later")
         delivery = Delivery.objects.get()
         self.assertEqual((delivery.state, delivery.attempts, delivery.next_attempt_at), ("failed", 1, None))
+        document = SchemaGenerator().get_schema(public=True)
+        for path, method in (("/webhook/test", "post"), ("/health/services", "get")):
+            told = document["paths"][path][method]["responses"]["422"]["$ref"].rpartition("/")[2]
+            schema = document["components"]["responses"][told]["content"]["application/json"]["schema"]
+            jsonschema.validate(response.json(), {**schema, "components": document["components"]})
 
     def test_without_an_endpoint_it_is_422_as_in_litellm(self):
         self.assertEqual(self.get("/health/services", service="webhook").status_code, 422)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import schemathesis
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
@@ -33,7 +34,8 @@ _CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-_EXAMPLES = 150 if os.environ.get("CHAOS") == "long" else 8
+_IS_LONG = os.environ.get("CHAOS") == "long"
+_EXAMPLES = 150 if _IS_LONG else 8
 _ELSEWHERE = "Proxied calls"  # served by another handler: tests/proxy
 
 
@@ -49,6 +51,7 @@ def _connection_stays_open() -> Iterator[None]:
             signal.connect(close_old_connections)
 
 
+@pytest.mark.timeout(3600 if _IS_LONG else 300)
 class EveryRouteTests(CastTestCase):
     def setUp(self) -> None:
         super().setUp()
