@@ -49,7 +49,9 @@ def set_up_upstreams(environment: dict[str, str]) -> list[str]:
 
 
 def _set_up_demo() -> None:
-    Price.objects.create(provider="demo", model="demo", **_DEMO_RATES)
+    # Prices stay when staff delete or rename the upstream.
+    if not Price.objects.filter(provider="demo", model="demo").exists():
+        Price.objects.create(provider="demo", model="demo", **_DEMO_RATES)
     upstream = Upstream.objects.create(
         name="demo",
         provider="demo",
