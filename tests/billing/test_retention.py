@@ -426,7 +426,7 @@ class InterruptedTests(TransactionTestCase):
 
         with (
             self.assertRaises(Died),
-            mock.patch.object(retention, "_seal_periods", _dies_after(2, retention._seal_periods)),
+            mock.patch.object(retention, "_note_periods", _dies_after(2, retention._note_periods)),
         ):
             seal()
         left = (SpendLog.objects.count(), SealedMonth.objects.count(), compare(at=LATER).differences)
