@@ -338,6 +338,9 @@ others stand still), load generator and provider on the second. PostgreSQL is th
 - Bodies are small (about 0.9 kB each way). Long prompts cost more: they are read, and sent on.
 - One web process on one core. More processes share the work, and the database then has more recorders.
 - PostgreSQL runs on the same machine, with its own settings, not pinned.
+- Nobody reads reports meanwhile. A client that asks the same process for one report after the other
+  has calls wait for the interpreter: where that matters, send staff and reports to a web process of
+  their own on the same database (any process serves everything; route by path or by port).
 - Neighbours on the same host show in the spread; the ratios suffer less than the absolute figures."""
 
 
